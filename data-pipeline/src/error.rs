@@ -1,0 +1,82 @@
+//! Everything that can go wrong between an object store and a batch.
+
+use std::sync::Arc;
+
+/// An error of the data pipeline. Messages say what was found, what was expected and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A URI that names no store we can open.
+    #[error("{uri}: {reason}. Expected a path, file://, s3://bucket/…, gs://bucket/…, az://container/… or http(s)://…")]
+    BadUri {
+        /// The URI as given.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store could not do what was asked.
+    #[error("{uri}: cannot {action}: {source}{advice}")]
+    Store {
+        /// The object or prefix.
+        uri: String,
+        /// What was tried: "read", "write", "list" …
+        action: &'static str,
+        /// What a person can do about it; empty or starting with ". ".
+        advice: &'static str,
+        /// The store's own error.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A prefix that was expected to hold shards holds none.
+    #[error("{uri}: no *.parquet shard found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`")]
+    NoShards {
+        /// The prefix.
+        uri: String,
+        /// What was found instead.
+        found: String,
+    },
+    /// A shard that is not readable Parquet.
+    #[error("{uri}: not a readable Parquet file: {source}. Download or write this shard again, or remove it")]
+    Parquet {
+        /// The shard.
+        uri: String,
+        /// The reader's own error.
+        #[source]
+        source: Arc<parquet::errors::ParquetError>,
+    },
+    /// A shard whose columns are not those of an image-text shard.
+    #[error("{uri}: {problem}; columns found: {columns}. Expected img2dataset's Parquet output: a text column `caption` and a binary column `jpg`, `png` or `webp`")]
+    Schema {
+        /// The shard.
+        uri: String,
+        /// What is missing or of the wrong type.
+        problem: String,
+        /// The columns that are there.
+        columns: String,
+    },
+    /// Too many samples could not be used.
+    #[error("{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}")]
+    TooManyBad {
+        /// Samples that failed.
+        bad: u64,
+        /// Samples tried.
+        seen: u64,
+        /// Count by reason.
+        reasons: String,
+        /// The configured limit.
+        limit: f64,
+        /// Addresses of the first failures.
+        examples: String,
+    },
+    /// A setting that cannot work.
+    #[error("{0}")]
+    Setting(String),
+    /// Encoding or rendering failed.
+    #[error("cannot encode an image: {0}")]
+    Encode(String),
+    /// A background thread ended without saying why; its own message is on standard error.
+    #[error("a background thread of the loader ended unexpectedly")]
+    ThreadLost,
+}
+
+/// The result of everything in this crate.
+pub type Result<T> = std::result::Result<T, DataError>;

@@ -1,0 +1,14 @@
+//! From object-store shards to batches of normalised images and clean captions.
+//!
+//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions and the synthetic
+//! corpus. Knows nothing of models, losses, token ids or libtorch.
+
+pub mod augment;
+pub mod caption;
+pub mod error;
+pub mod image;
+pub mod rng;
+pub mod store;
+pub mod synthetic;
+
+pub use error::{DataError, Result};

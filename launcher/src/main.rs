@@ -1,0 +1,2 @@
+//! The `blip2` command.
+fn main() {}
