@@ -5,8 +5,11 @@
 
 pub mod augment;
 pub mod caption;
+pub mod catalog;
 pub mod error;
 pub mod image;
+pub mod order;
+pub mod parquet_source;
 pub mod rng;
 pub mod store;
 pub mod synthetic;

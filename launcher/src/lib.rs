@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The parts of `blip2`, the one command people type.
+//!
+//! Nothing here links libtorch, MPI or CUDA: it must run on a login node that has none of them.
+
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod exit;
+pub mod progress;

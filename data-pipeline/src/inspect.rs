@@ -1,0 +1,224 @@
+//! A look at shards: schema, counts, and some samples with their captions.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray};
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use crate::catalog::Catalog;
+use crate::error::{DataError, Result};
+use crate::image::{self, DecodeLimits, Format};
+use crate::parquet_source::Rows;
+use crate::rng::{CounterRng, Purpose};
+
+/// Row groups that are read at the same time.
+const READS_IN_FLIGHT: usize = 8;
+
+/// How much an inspection reads.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectOptions {
+    /// Samples to show.
+    pub samples: usize,
+    /// Row groups whose rows are counted, spread evenly over the catalogue; the footers are always counted whole.
+    pub row_groups: usize,
+    /// Seed that picks the samples.
+    pub seed: u64,
+}
+
+/// Smallest, middle and largest of some numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Spread {
+    /// Smallest.
+    pub min: u64,
+    /// Middle.
+    pub median: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<u64>) -> Option<Self> {
+        values.sort_unstable();
+        Some(Self { min: *values.first()?, median: values[values.len() / 2], max: *values.last()? })
+    }
+}
+
+/// One sample as stored.
+#[derive(Clone, Debug, Serialize)]
+pub struct SampleView {
+    /// Shard URI, row group and row.
+    pub place: String,
+    /// img2dataset's key, empty when there is none.
+    pub key: String,
+    /// The captions as stored, the first one first.
+    pub captions: Vec<String>,
+    /// Encoded bytes; empty when the row has none.
+    #[serde(skip)]
+    pub image: Vec<u8>,
+    /// MIME type found from the bytes.
+    pub mime: &'static str,
+    /// Width and height in pixels, or why the image cannot be used.
+    pub decoded: std::result::Result<(u32, u32), String>,
+}
+
+/// What an inspection found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The prefix.
+    pub uri: String,
+    /// Shards.
+    pub shards: usize,
+    /// Row groups.
+    pub row_groups: usize,
+    /// Rows, from the footers.
+    pub rows: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Column names and Arrow types of the first shard.
+    pub schema: Vec<(String, String)>,
+    /// Shards whose columns differ from the first one's.
+    pub other_schemas: Vec<String>,
+    /// Rows that were read for the counts below.
+    pub rows_read: u64,
+    /// Rows by img2dataset status; `(none)` when the shards have no such column or the value is null.
+    pub status: BTreeMap<String, u64>,
+    /// Rows without image bytes.
+    pub without_image: u64,
+    /// Rows with a null or blank caption.
+    pub without_caption: u64,
+    /// Words per caption.
+    pub caption_words: Option<Spread>,
+    /// Encoded bytes per image.
+    pub image_bytes: Option<Spread>,
+    /// The samples.
+    pub samples: Vec<SampleView>,
+}
+
+#[derive(Default)]
+struct Counts {
+    rows: u64,
+    status: BTreeMap<String, u64>,
+    without_image: u64,
+    without_caption: u64,
+    words: Vec<u64>,
+    bytes: Vec<u64>,
+}
+
+impl Counts {
+    fn add(&mut self, rows: &Rows) {
+        for row in 0..rows.images.len() {
+            self.rows += 1;
+            let status = rows.status.as_ref().filter(|s| s.is_valid(row)).map_or("(none)", |s| s.value(row));
+            *self.status.entry(status.to_owned()).or_default() += 1;
+            match rows.images.is_valid(row).then(|| rows.images.value(row).len()) {
+                None | Some(0) => self.without_image += 1,
+                Some(bytes) => self.bytes.push(bytes as u64),
+            }
+            let words = rows.captions.is_valid(row).then(|| rows.captions.value(row).split_whitespace().count());
+            match words {
+                None | Some(0) => self.without_caption += 1,
+                Some(words) => self.words.push(words as u64),
+            }
+        }
+    }
+}
+
+/// Reads row groups spread over the catalogue, counts their rows and picks samples among them.
+///
+/// # Errors
+/// The first store, Parquet or schema error, with the shard's URI.
+pub async fn inspect(
+    catalog: &Catalog,
+    options: InspectOptions,
+    progress: impl Fn(usize, usize),
+) -> Result<Inspection> {
+    let total = catalog.row_groups.len();
+    let chosen: Vec<usize> = {
+        let count = options.row_groups.clamp(1, total.max(1)).min(total);
+        (0..count).map(|i| i * total / count).collect()
+    };
+    if chosen.is_empty() {
+        return Err(DataError::NoShards { uri: catalog.location.uri().into(), found: "shards without a single row".into() });
+    }
+    let per_group = options.samples.div_ceil(chosen.len());
+    let mut reads = futures::stream::iter(chosen.iter().copied())
+        .map(|group| async move {
+            let known = catalog.row_groups[group];
+            Ok::<_, DataError>((group, catalog.shards[known.shard].read(known.index).await?))
+        })
+        .buffered(READS_IN_FLIGHT);
+    let (mut counts, mut samples, mut done) = (Counts::default(), Vec::new(), 0);
+    while let Some((group, rows)) = reads.try_next().await? {
+        counts.add(&rows);
+        if samples.len() < options.samples {
+            pick(catalog, group, &rows, per_group.min(options.samples - samples.len()), options.seed, &mut samples);
+        }
+        done += 1;
+        progress(done, chosen.len());
+    }
+    Ok(report(catalog, counts, samples))
+}
+
+fn report(catalog: &Catalog, counts: Counts, samples: Vec<SampleView>) -> Inspection {
+    let columns = |shard: &crate::parquet_source::Shard| -> Vec<(String, String)> {
+        shard.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
+    };
+    let schema = catalog.shards.first().map(columns).unwrap_or_default();
+    let other_schemas =
+        catalog.shards.iter().filter(|s| columns(s) != schema).map(|s| s.location.uri().to_owned()).collect();
+    Inspection {
+        uri: catalog.location.uri().into(),
+        shards: catalog.shards.len(),
+        row_groups: catalog.row_groups.len(),
+        rows: catalog.rows(),
+        bytes: catalog.bytes(),
+        schema,
+        other_schemas,
+        rows_read: counts.rows,
+        status: counts.status,
+        without_image: counts.without_image,
+        without_caption: counts.without_caption,
+        caption_words: Spread::of(counts.words),
+        image_bytes: Spread::of(counts.bytes),
+        samples,
+    }
+}
+
+fn pick(catalog: &Catalog, group: usize, rows: &Rows, count: usize, seed: u64, samples: &mut Vec<SampleView>) {
+    let mut places: Vec<usize> = (0..rows.images.len()).collect();
+    CounterRng::new(seed, Purpose::Inspect, &[group as u64]).shuffle(&mut places);
+    places.truncate(count);
+    samples.extend(places.into_iter().map(|row| view(catalog, group, rows, row)));
+}
+
+fn view(catalog: &Catalog, group: usize, rows: &Rows, row: usize) -> SampleView {
+    let known = catalog.row_groups[group];
+    let uri = catalog.shards[known.shard].location.uri();
+    let image = if rows.images.is_valid(row) { rows.images.value(row).to_vec() } else { Vec::new() };
+    let mut captions = Vec::new();
+    if rows.captions.is_valid(row) {
+        captions.push(rows.captions.value(row).to_owned());
+    }
+    if let Some(lists) = rows.all_captions.as_ref().filter(|l| l.is_valid(row)) {
+        let list = lists.value(row);
+        let more = list.as_string::<i32>().iter().flatten().map(str::to_owned);
+        captions.extend(more.filter(|c| Some(c) != captions.first()).collect::<Vec<_>>());
+    }
+    let mime = match Format::sniff(&image) {
+        Ok(Format::Jpeg) => "image/jpeg",
+        Ok(Format::Png) => "image/png",
+        Ok(Format::WebP) => "image/webp",
+        Ok(Format::Gif) => "image/gif",
+        Err(_) => "application/octet-stream",
+    };
+    let decoded = image::decode(&image, &DecodeLimits::default()).map(|i| (i.width, i.height));
+    SampleView {
+        place: format!("{uri} row group {} row {row}", known.index),
+        key: rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or_else(String::new, |k| k.value(row).to_owned()),
+        captions,
+        image,
+        mime,
+        decoded: decoded.map_err(|e| e.to_string()),
+    }
+}

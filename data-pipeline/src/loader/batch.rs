@@ -1,0 +1,156 @@
+//! A batch, its pixels, and the ledger of what was delivered and skipped.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::sample::Sample;
+use crate::error::DataError;
+
+/// Skipped samples that an error message shows.
+const EXAMPLES_SHOWN: usize = 5;
+
+/// Buffers of one batch's pixels that are used again: fresh pages cost more than the copy they would save.
+#[derive(Clone)]
+pub(super) struct PixelPool {
+    floats: usize,
+    free: Arc<Mutex<Vec<Vec<f32>>>>,
+}
+
+impl PixelPool {
+    pub(super) fn new(floats: usize) -> Self {
+        Self { floats, free: Arc::default() }
+    }
+
+    pub(super) fn take(&self) -> Pixels {
+        let reused = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Pixels { values: reused.unwrap_or_else(|| vec![0.0; self.floats]), free: self.free.clone() }
+    }
+}
+
+/// Normalised pixels of a batch, `[b, 3, S, S]`, f32, row-major. The buffer goes back to the loader when dropped.
+pub struct Pixels {
+    values: Vec<f32>,
+    free: Arc<Mutex<Vec<Vec<f32>>>>,
+}
+
+impl Deref for Pixels {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl DerefMut for Pixels {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+}
+
+impl Drop for Pixels {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.values));
+    }
+}
+
+impl std::fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pixels({} values)", self.values.len())
+    }
+}
+
+/// A sample that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Shard URI, row group and row.
+    pub place: String,
+    /// A short stable reason, such as `truncated` or `no_caption`.
+    pub reason: &'static str,
+}
+
+/// One slice of one step.
+#[derive(Debug)]
+pub struct Batch {
+    /// The step.
+    pub step: u64,
+    /// The slice of the global batch.
+    pub slice: u64,
+    /// `[b, 3, S, S]`, f32, normalised.
+    pub images: Pixels,
+    /// One clean caption per image.
+    pub captions: Vec<String>,
+    /// img2dataset's keys; empty strings where the shard has none.
+    pub keys: Vec<String>,
+    /// Row number of each sample in the catalogue.
+    pub samples: Vec<u64>,
+    /// Encoded image bytes that were decoded.
+    pub encoded_bytes: u64,
+    /// Samples that were replaced by another row of the same window.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Batch {
+    pub(super) fn empty(step: u64, slice: u64, images: Pixels) -> Self {
+        let (captions, keys, samples, skipped) = (vec![], vec![], vec![], vec![]);
+        Self { step, slice, images, captions, keys, samples, encoded_bytes: 0, skipped }
+    }
+
+    pub(super) fn push(&mut self, sample: Sample) {
+        self.captions.push(sample.caption);
+        self.keys.push(sample.key);
+        self.samples.push(sample.id);
+        self.encoded_bytes += sample.encoded_bytes;
+        self.skipped.extend(sample.skipped);
+    }
+
+    /// Samples of the batch.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether the batch holds no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+}
+
+/// What a loader has delivered and skipped; counts change only when a batch is taken, so they belong to a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Samples delivered.
+    pub seen: u64,
+    /// Encoded image bytes delivered.
+    pub bytes: u64,
+    /// Samples replaced by another one.
+    pub skipped: u64,
+    /// Skipped samples by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
+    /// The first skipped samples.
+    pub examples: Vec<Skipped>,
+}
+
+impl Ledger {
+    pub(super) fn add(&mut self, batch: &Batch) {
+        self.seen += batch.len() as u64;
+        self.bytes += batch.encoded_bytes;
+        self.skipped += batch.skipped.len() as u64;
+        for skipped in &batch.skipped {
+            *self.reasons.entry(skipped.reason).or_default() += 1;
+            if self.examples.len() < EXAMPLES_SHOWN {
+                self.examples.push(skipped.clone());
+            }
+        }
+    }
+
+    pub(super) fn too_many_bad(&self, limit: f64) -> DataError {
+        let reasons: Vec<String> = self.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        let examples: Vec<String> = self.examples.iter().map(|s| format!("{} ({})", s.place, s.reason)).collect();
+        DataError::TooManyBad {
+            bad: self.skipped,
+            seen: self.seen,
+            reasons: reasons.join(", "),
+            limit,
+            examples: examples.join("; "),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Batches in step order, prefetched in the background under a memory bound.
+//!
+//! Three kinds of work overlap: a small async runtime fetches windows of row groups in the order in which the steps
+//! will need them; a pool of decode threads turns rows into pixels straight into the slots of a batch; the training
+//! thread takes finished batches. Bytes are charged before they are requested, so nothing grows when a consumer is slow.
+
+mod batch;
+mod sample;
+mod windows;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rayon::prelude::*;
+
+pub use batch::{Batch, Ledger, Pixels, Skipped};
+
+use crate::augment::TrainTransform;
+use crate::caption::CaptionCleaner;
+use crate::catalog::Catalog;
+use crate::error::{DataError, Result};
+use crate::image::DecodeLimits;
+use crate::order::{Layout, Order};
+use batch::PixelPool;
+use sample::SampleLoader;
+use windows::{WindowPlan, Windows};
+
+/// Batches that are being decoded at the same time: one fills while the last samples of another finish.
+const BATCHES_IN_WORK: usize = 2;
+/// Finished batches that may wait for the consumer.
+const BATCHES_READY: usize = 2;
+/// Bad samples below this count never stop a run, whatever their share: the first batch of a run may be unlucky.
+const FEWEST_BAD: u64 = 16;
+
+/// What a loader delivers and what it may use.
+#[derive(Clone, Debug)]
+pub struct LoaderSettings {
+    /// Lanes, windows, global batch and seed.
+    pub layout: Layout,
+    /// Slices of a global batch; divides the lanes.
+    pub slices: u64,
+    /// Random crop, flip, resize and normalisation.
+    pub transform: TrainTransform,
+    /// Caption cleaning.
+    pub captions: CaptionCleaner,
+    /// Limits of an image before it is decoded.
+    pub limits: DecodeLimits,
+    /// Decode threads.
+    pub decode_threads: usize,
+    /// Bytes for row groups, batches and reads in flight.
+    pub memory_bytes: u64,
+    /// Share of samples that may be unusable before the run stops.
+    pub max_bad_fraction: f64,
+}
+
+impl LoaderSettings {
+    /// Samples of one slice.
+    pub fn slice_batch(&self) -> u64 {
+        self.layout.global_batch / self.slices
+    }
+
+    fn check(&self) -> Result<()> {
+        let Layout { lanes, global_batch, .. } = self.layout;
+        let slices = self.slices;
+        if slices == 0 || !lanes.is_multiple_of(slices) || !global_batch.is_multiple_of(slices) {
+            return Err(DataError::Setting(format!(
+                "slices = {slices}, data.lanes = {lanes}, global_batch = {global_batch}: a slice owns whole lanes. \
+                 Choose data.lanes as a multiple of slices and global_batch as a multiple of data.lanes"
+            )));
+        }
+        if self.decode_threads == 0 {
+            return Err(DataError::Setting("data.loader.decode_threads = 0: at least one is needed".into()));
+        }
+        Ok(())
+    }
+}
+
+/// One slice of one step, ready to be decoded.
+struct Work {
+    step: u64,
+    slice: u64,
+    draws: Vec<windows::WindowDraw>,
+    out: SyncSender<Result<Batch>>,
+}
+
+/// Hands out work in step order; shared by the threads that fill batches.
+struct Queue {
+    step: u64,
+    slice: u64,
+    slices: Range<u64>,
+    lanes_per_slice: u64,
+    windows: Windows,
+    batches: SyncSender<Receiver<Result<Batch>>>,
+}
+
+impl Queue {
+    /// The next slice's work; `None` when the loader is being dropped.
+    fn next(&mut self) -> Option<Work> {
+        let lanes = self.slice * self.lanes_per_slice..(self.slice + 1) * self.lanes_per_slice;
+        let (out, finished) = sync_channel(1);
+        let draws = match self.windows.draws(self.step, lanes) {
+            Ok(draws) => draws?,
+            Err(error) => {
+                // The consumer reads the error in its turn; nothing comes after it.
+                let _gone = out.send(Err(error));
+                let _gone = self.batches.send(finished);
+                return None;
+            }
+        };
+        self.batches.send(finished).ok()?;
+        let work = Work { step: self.step, slice: self.slice, draws, out };
+        self.slice += 1;
+        if self.slice == self.slices.end {
+            (self.step, self.slice) = (self.step + 1, self.slices.start);
+        }
+        Some(work)
+    }
+}
+
+/// Delivers the batches of a range of slices, step after step, without end.
+pub struct Loader {
+    batches: Option<Receiver<Receiver<Result<Batch>>>>,
+    workers: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    plan: Arc<WindowPlan>,
+    ledger: Ledger,
+    max_bad_fraction: f64,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Loader {
+    /// Starts delivering at `first_step` the slices `slices` of every step. Returns before the first read.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when the settings do not divide or `memory_bytes` cannot hold the windows of the lanes.
+    pub fn start(catalog: Arc<Catalog>, settings: LoaderSettings, first_step: u64, slices: Range<u64>) -> Result<Self> {
+        settings.check()?;
+        let rows = catalog.row_groups.iter().map(|group| group.rows).collect();
+        let order = Arc::new(Order::new(settings.layout, rows)?);
+        let lanes_per_slice = settings.layout.lanes / settings.slices;
+        let lanes = slices.start * lanes_per_slice..slices.end * lanes_per_slice;
+        let batch_bytes = settings.slice_batch() * settings.transform.floats_per_image() as u64 * 4;
+        let batches = batch_bytes * (BATCHES_IN_WORK + BATCHES_READY + 1) as u64;
+        let plan =
+            WindowPlan::new(catalog.clone(), order.clone(), lanes, lanes_per_slice, settings.memory_bytes, batches)?;
+        let plan = Arc::new(plan);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("blip2-io")
+            .enable_all()
+            .build()
+            .map_err(|e| DataError::Setting(format!("cannot start the reading thread: {e}")))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let windows = Windows::start(&runtime, plan.clone(), first_step);
+        let (to_consumer, batches) = sync_channel(BATCHES_READY);
+        let queue = Queue { step: first_step, slice: slices.start, slices, lanes_per_slice, windows, batches: to_consumer };
+        let max_bad_fraction = settings.max_bad_fraction;
+        let workers = spawn_workers(Arc::new(Mutex::new(queue)), settings, catalog, order, &stop)?;
+        Ok(Self {
+            batches: Some(batches),
+            workers,
+            stop,
+            plan,
+            ledger: Ledger::default(),
+            max_bad_fraction,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// The next batch; waits for it when the data is slower than the consumer.
+    ///
+    /// # Errors
+    /// What stopped the data: a store or shard error, or too many bad samples. After an error every call fails.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let finished = self.batches.as_ref().and_then(|b| b.recv().ok()).ok_or(DataError::ThreadLost)?;
+        let batch = finished.recv().map_err(|_| DataError::ThreadLost)??;
+        self.ledger.add(&batch);
+        let Ledger { seen, skipped, .. } = self.ledger;
+        if skipped >= FEWEST_BAD && skipped as f64 > self.max_bad_fraction * seen as f64 {
+            return Err(self.ledger.too_many_bad(self.max_bad_fraction));
+        }
+        Ok(batch)
+    }
+
+    /// What has been delivered and skipped since the start.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.batches = None;
+        self.plan.close();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has said so on standard error; dropping must not panic in turn.
+            let _panicked = worker.join();
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn spawn_workers(
+    queue: Arc<Mutex<Queue>>,
+    settings: LoaderSettings,
+    catalog: Arc<Catalog>,
+    order: Arc<Order>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<JoinHandle<()>>> {
+    let failed = |e: &dyn std::fmt::Display| DataError::Setting(format!("cannot start decode threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(settings.decode_threads)
+        .thread_name(|i| format!("blip2-decode-{i}"))
+        .build()
+        .map_err(|e| failed(&e))?;
+    let pool = Arc::new(pool);
+    let pixels = PixelPool::new(settings.slice_batch() as usize * settings.transform.floats_per_image());
+    let loader = Arc::new(SampleLoader { settings, catalog, order });
+    let mut workers = Vec::new();
+    for number in 0..BATCHES_IN_WORK {
+        let (queue, pool, loader, pixels, stop) =
+            (queue.clone(), pool.clone(), loader.clone(), pixels.clone(), stop.clone());
+        let worker = std::thread::Builder::new().name(format!("blip2-batch-{number}")).spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let work = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+                let Some(work) = work else { return };
+                let batch = pool.install(|| fill(&loader, &work, &pixels));
+                if work.out.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        workers.push(worker.map_err(|e| failed(&e))?);
+    }
+    Ok(workers)
+}
+
+/// Decodes every sample of a slice into its slot.
+fn fill(loader: &SampleLoader, work: &Work, pool: &PixelPool) -> Result<Batch> {
+    let mut images = pool.take();
+    let floats = loader.settings.transform.floats_per_image();
+    let loaded: Vec<Result<sample::Sample>> =
+        images.par_chunks_mut(floats).zip(&work.draws).map(|(slot, draw)| loader.load(draw, slot)).collect();
+    let mut batch = Batch::empty(work.step, work.slice, images);
+    for sample in loaded {
+        batch.push(sample?);
+    }
+    Ok(batch)
+}

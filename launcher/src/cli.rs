@@ -1,0 +1,157 @@
+//! The command line. Commands appear here when they work.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
+#[derive(Debug, Parser)]
+#[command(name = "blip2", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a run's configuration, or print it with every value resolved.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make and look at training data.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Measure parts of the framework.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// `blip2 config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a configuration; all problems are reported at once.
+    Check(ConfigArgs),
+    /// Print a configuration with every value resolved, as YAML (or JSON).
+    Show(ConfigArgs),
+}
+
+/// A configuration file with overrides.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The run's YAML file.
+    pub run: PathBuf,
+    /// Override one value: --set stages[0].steps=100 (also stages.NAME.steps); may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blip2 data …`
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Make a synthetic corpus: rendered scenes with captions and questions, as Parquet shards.
+    Synth(SynthArgs),
+    /// Show what a set of shards holds: schema, counts, a page of samples.
+    Inspect(InspectArgs),
+}
+
+/// `blip2 data synth`
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// Where the corpus goes: a path or an object-store URL (s3://, gs://, az://).
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Training scenes, 1 to 10 million and more.
+    #[arg(long, default_value_t = 20_000)]
+    pub scenes: u64,
+    /// Scenes of each test split (seen and unseen colour-shape pairs); 0 for none.
+    #[arg(long, default_value_t = 500)]
+    pub test_scenes: u64,
+    /// Side of the square images in pixels.
+    #[arg(long, default_value_t = 64)]
+    pub image_size: u32,
+    /// Seed; the same options and seed give the same bytes.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Fewest objects in a scene.
+    #[arg(long, default_value_t = 1)]
+    pub min_objects: u8,
+    /// Most objects in a scene.
+    #[arg(long, default_value_t = data_pipeline::synthetic::MAX_OBJECTS)]
+    pub max_objects: u8,
+    /// JPEG quality, 1 to 100.
+    #[arg(long, default_value_t = 90)]
+    pub jpeg_quality: u8,
+    /// Rows per shard.
+    #[arg(long, default_value_t = 10_000)]
+    pub shard_rows: u32,
+    /// Threads that render and encode; 0 for one per core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Replace another synthetic corpus at the same place.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blip2 data inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A shard or a prefix that holds shards.
+    pub uri: String,
+    /// Write a page with samples and captions here.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Samples on the page.
+    #[arg(long, default_value_t = 48)]
+    pub samples: usize,
+    /// Row groups whose rows are counted (footers are always counted whole); 0 for all.
+    #[arg(long, default_value_t = 100)]
+    pub row_groups: usize,
+    /// Picks the samples.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blip2 bench …`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Read shards through the data path and time it.
+    Data(BenchDataArgs),
+}
+
+/// `blip2 bench data`
+#[derive(Debug, Args)]
+pub struct BenchDataArgs {
+    /// The shards.
+    pub uri: String,
+    /// Images to read; 0 for one epoch.
+    #[arg(long, default_value_t = 0)]
+    pub images: u64,
+    /// Images per batch.
+    #[arg(long, default_value_t = 64)]
+    pub batch: u64,
+    /// Side of the output in pixels.
+    #[arg(long, default_value_t = 224)]
+    pub image_size: u32,
+    /// Decode threads.
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Bytes the loader may use, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    pub memory_mb: u64,
+    /// Resampling: fast, or pillow_exact (bit-exact with Pillow's bicubic).
+    #[arg(long, default_value = "fast")]
+    pub resize: String,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
