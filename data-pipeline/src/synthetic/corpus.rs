@@ -1,0 +1,216 @@
+//! Writes a corpus: row groups encoded by many threads, appended in order, one shard finishing while the next begins.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::options::SynthOptions;
+use super::resume::{Corpus, FORMAT_VERSION, ShardRecord, SplitRecord};
+use super::resume::{claim, complete, kept_shard, read_corpus, record_shard, reopen};
+use super::shards::{Encoder, RowGroup, ShardPlan, ShardWriter, plan_shards};
+use super::splits::{Split, held_out_pairs};
+use super::vocabulary::VOCABULARY;
+use crate::error::{DataError, Result};
+use crate::store::Location;
+
+/// Row groups that are encoded or wait to be written, beyond one per thread. Bounds the memory of a run.
+const ROW_GROUPS_AHEAD: usize = 2;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Scenes that are written or were kept, of all splits.
+    pub scenes_done: u64,
+    /// Scenes of all splits.
+    pub scenes_total: u64,
+    /// Bytes written by this run.
+    pub bytes_written: u64,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorpusSummary {
+    /// The corpus as `corpus.json` describes it.
+    pub corpus: Corpus,
+    /// Shards that this run wrote.
+    pub shards_written: u64,
+    /// Shards that an earlier run had written.
+    pub shards_kept: u64,
+    /// Bytes that this run wrote.
+    pub bytes_written: u64,
+}
+
+/// Writes a corpus to `out`, or continues one that was interrupted. The same options give the same bytes, whatever the
+/// number of threads and interruptions. Runs inside a tokio runtime; calls `progress` after every row group.
+///
+/// # Errors
+/// [`DataError::Setting`] for options that cannot work, or when `out` holds something else, in both cases before
+/// anything is written; [`DataError::Store`] when the store refuses. What was written stays for the next run of the
+/// same command; no incomplete shard can be seen.
+pub async fn write_corpus(
+    options: &SynthOptions,
+    out: &Location,
+    progress: impl Fn(Progress) + Sync,
+) -> Result<CorpusSummary> {
+    options.validate()?;
+    let encoder = Arc::new(Encoder::new(options)?);
+    claim(out, options).await?;
+    let shards = plan_shards(options);
+    let mut tally = Tally { total: shards.iter().map(|plan| u64::from(plan.rows)).sum(), ..Tally::default() };
+    let mut records = Vec::with_capacity(shards.len());
+    for plan in &shards {
+        let kept = kept_shard(out, options, plan).await?;
+        if kept.is_some() {
+            tally.done += u64::from(plan.rows);
+            progress(tally.progress());
+        }
+        records.push(kept);
+    }
+    let missing: Vec<ShardPlan> =
+        shards.iter().zip(&records).filter(|(_, kept)| kept.is_none()).map(|(plan, _)| *plan).collect();
+    if !missing.is_empty() {
+        reopen(out, options).await?;
+    }
+    let written = write_shards(&encoder, options, out, &missing, &mut tally, &progress).await?;
+    let mut written = written.into_iter();
+    let records = records.into_iter().filter_map(|kept| kept.or_else(|| written.next())).collect();
+    let corpus = describe(options, &shards, records);
+    if read_corpus(out).await?.as_ref() != Some(&corpus) {
+        complete(out, &corpus).await?;
+    }
+    Ok(CorpusSummary {
+        corpus,
+        shards_written: missing.len() as u64,
+        shards_kept: (shards.len() - missing.len()) as u64,
+        bytes_written: tally.bytes_finished,
+    })
+}
+
+/// Running totals.
+#[derive(Default)]
+struct Tally {
+    done: u64,
+    total: u64,
+    bytes_finished: u64,
+    bytes_of_current: u64,
+}
+
+impl Tally {
+    fn progress(&self) -> Progress {
+        Progress {
+            scenes_done: self.done,
+            scenes_total: self.total,
+            bytes_written: self.bytes_finished + self.bytes_of_current,
+        }
+    }
+}
+
+/// Writes the given shards in order.
+async fn write_shards(
+    encoder: &Arc<Encoder>,
+    options: &SynthOptions,
+    out: &Location,
+    shards: &[ShardPlan],
+    tally: &mut Tally,
+    progress: &(impl Fn(Progress) + Sync),
+) -> Result<Vec<ShardRecord>> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .thread_name(|number| format!("synth-{number}"))
+        .build()
+        .map_err(|error| DataError::Setting(format!("cannot start {} threads: {error}", options.threads)))?;
+    let tasks: Vec<ShardPlan> = shards.to_vec();
+    let groups = tasks.into_iter().flat_map(|plan| plan.row_groups().map(move |(first, rows)| (plan, first, rows)));
+    let mut groups = stream::iter(groups)
+        .map(|(plan, first, rows)| encode_in(&pool, encoder.clone(), plan, first, rows))
+        .buffered(pool.current_num_threads() + ROW_GROUPS_AHEAD);
+    let mut records = Vec::with_capacity(shards.len());
+    let mut finishing: Option<JoinHandle<Result<ShardRecord>>> = None;
+    for &plan in shards {
+        let mut writer = encoder.start_shard(out, plan)?;
+        for _ in plan.row_groups() {
+            let appended = match groups.next().await {
+                Some(Ok(group)) => append(&mut writer, group, tally, progress).await,
+                Some(Err(error)) => Err(error),
+                None => Err(DataError::ThreadLost),
+            };
+            if let Err(error) = appended {
+                writer.abort().await;
+                return Err(error);
+            }
+        }
+        if let Some(record) = joined(finishing.take()).await? {
+            records.push(record);
+        }
+        finishing = Some(tokio::spawn(finish(writer, out.clone(), options.clone(), plan)));
+    }
+    records.extend(joined(finishing).await?);
+    tally.bytes_finished = records.iter().map(|record| record.bytes).sum();
+    Ok(records)
+}
+
+/// The row group, once a thread of the pool has encoded it. Starts when called, not when first polled.
+fn encode_in(
+    pool: &rayon::ThreadPool,
+    encoder: Arc<Encoder>,
+    plan: ShardPlan,
+    first: u32,
+    rows: u32,
+) -> impl Future<Output = Result<RowGroup>> + use<> {
+    let (sender, receiver) = oneshot::channel();
+    pool.spawn(move || {
+        // Nobody waits any more when the run has failed elsewhere.
+        let _run_is_over = sender.send(encoder.row_group(plan, first, rows));
+    });
+    async move { receiver.await.unwrap_or(Err(DataError::ThreadLost)) }
+}
+
+async fn append(
+    writer: &mut ShardWriter,
+    group: RowGroup,
+    tally: &mut Tally,
+    progress: &(impl Fn(Progress) + Sync),
+) -> Result<()> {
+    tally.done += u64::from(group.rows);
+    let before = writer.bytes();
+    writer.append(group).await?;
+    tally.bytes_of_current += writer.bytes() - before;
+    progress(tally.progress());
+    Ok(())
+}
+
+/// Completes the upload of a shard, then its record.
+async fn finish(writer: ShardWriter, out: Location, options: SynthOptions, plan: ShardPlan) -> Result<ShardRecord> {
+    let record = writer.finish().await?;
+    record_shard(&out, &options, &plan, &record).await?;
+    Ok(record)
+}
+
+async fn joined(task: Option<JoinHandle<Result<ShardRecord>>>) -> Result<Option<ShardRecord>> {
+    match task {
+        None => Ok(None),
+        Some(task) => task.await.unwrap_or(Err(DataError::ThreadLost)).map(Some),
+    }
+}
+
+fn describe(options: &SynthOptions, shards: &[ShardPlan], records: Vec<ShardRecord>) -> Corpus {
+    let mut splits: Vec<SplitRecord> = Vec::new();
+    for split in Split::ALL.into_iter().filter(|split| split.scenes(options) > 0) {
+        let of_split = shards.iter().zip(&records).filter(|(plan, _)| plan.split == split);
+        splits.push(SplitRecord {
+            name: split.name().into(),
+            scenes: split.scenes(options),
+            shards: of_split.map(|(_, record)| record.clone()).collect(),
+        });
+    }
+    Corpus {
+        format_version: FORMAT_VERSION,
+        program_version: env!("CARGO_PKG_VERSION").into(),
+        options: SynthOptions { threads: 0, overwrite: false, ..options.clone() },
+        splits,
+        held_out_pairs: held_out_pairs(options.seed).into_iter().map(|pair| pair.words()).collect(),
+        vocabulary: VOCABULARY.iter().map(|word| (*word).into()).collect(),
+    }
+}

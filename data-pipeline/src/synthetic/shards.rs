@@ -1,0 +1,415 @@
+//! Shards: which scenes stand in which file, their rows as Parquet row groups, and the upload of one file.
+//!
+//! Row groups are encoded by many threads, each on its own; the one writer of a shard only appends them in order.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryBuilder, Int32Array, ListBuilder, StringArray, StringBuilder, StructBuilder};
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use object_store::{ObjectStoreExt, WriteMultipart};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
+use sha2::{Digest, Sha256};
+
+use super::captions::captions;
+use super::options::SynthOptions;
+use super::questions::{Question, questions_with};
+use super::render::render;
+use super::resume::{ShardRecord, hex};
+use super::scene::Scene;
+use super::splits::{SceneSource, Split};
+use crate::error::{DataError, Result};
+use crate::store::Location;
+
+/// Rows of a row group: what img2dataset writes and what readers fetch at once.
+pub(super) const ROW_GROUP_ROWS: u32 = 100;
+/// Bytes of one part of a multipart upload; stores ask for at least 5 MiB.
+const PART_BYTES: usize = 8 << 20;
+/// Parts of one shard that are on their way at the same time, at most.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// One shard to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ShardPlan {
+    pub(super) split: Split,
+    /// Number in its split, from 0.
+    pub(super) number: u32,
+    /// Index of its first scene in the split.
+    pub(super) first: u64,
+    pub(super) rows: u32,
+}
+
+impl ShardPlan {
+    /// Its name below the corpus.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{:05}.parquet", self.split.name(), self.number)
+    }
+
+    /// The name of the record that says that it is complete; img2dataset's name for the same thing.
+    pub(super) fn record_name(&self) -> String {
+        format!("{}/{:05}_stats.json", self.split.name(), self.number)
+    }
+
+    /// First row and number of rows of each row group.
+    pub(super) fn row_groups(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let rows = self.rows;
+        (0..rows).step_by(ROW_GROUP_ROWS as usize).map(move |first| (first, ROW_GROUP_ROWS.min(rows - first)))
+    }
+}
+
+/// The shards of a corpus, split by split.
+pub(super) fn plan_shards(options: &SynthOptions) -> Vec<ShardPlan> {
+    let mut shards = Vec::new();
+    for split in Split::ALL {
+        let scenes = split.scenes(options);
+        for number in 0..scenes.div_ceil(options.shard_rows.into()) {
+            let first = number * u64::from(options.shard_rows);
+            let rows = (scenes - first).min(options.shard_rows.into()) as u32;
+            shards.push(ShardPlan { split, number: number as u32, first, rows });
+        }
+    }
+    shards
+}
+
+/// Everything that turns a row number into bytes; shared by all threads.
+pub(super) struct Encoder {
+    options: SynthOptions,
+    source: SceneSource,
+    /// Draws of the scenes of the two test splits.
+    test_draws: [Vec<u64>; 2],
+    schema: SchemaRef,
+    properties: WriterProperties,
+    columns: ArrowRowGroupWriterFactory,
+}
+
+impl Encoder {
+    /// Draws the scenes of the test splits and prepares the columns.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when the test splits cannot be filled.
+    pub(super) fn new(options: &SynthOptions) -> Result<Self> {
+        let source = SceneSource::new(options);
+        let draws = |split| source.distinct_draws(split, options.test_scenes);
+        let test_draws = [draws(Split::TestSeen)?, draws(Split::TestUnseen)?];
+        let schema = schema();
+        let properties = writer_properties();
+        let (_, columns) = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties.clone()))
+            .and_then(ArrowWriter::into_serialized_writer)
+            .map_err(encode_error)?;
+        Ok(Self { options: options.clone(), source, test_draws, schema, properties, columns })
+    }
+
+    fn scene(&self, split: Split, index: u64) -> Scene {
+        let draw = match split {
+            Split::Train => index,
+            Split::TestSeen => self.test_draws[0][index as usize],
+            Split::TestUnseen => self.test_draws[1][index as usize],
+        };
+        self.source.draw(split, draw)
+    }
+
+    /// The encoded columns of one row group.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`].
+    pub(super) fn row_group(&self, shard: ShardPlan, first_row: u32, rows: u32) -> Result<RowGroup> {
+        let mut columns = Columns::default();
+        let mut jpeg = JpegEncoder::new(self.options.jpeg_quality)?;
+        let key_width = (self.options.shard_rows - 1).max(1).ilog10() as usize + 1;
+        for row in first_row..first_row + rows {
+            let scene = self.scene(shard.split, shard.first + u64::from(row));
+            let picture = jpeg.encode(&scene, self.options.image_size)?;
+            columns.captions(&captions(&scene));
+            columns.questions(&questions_with(&scene, self.source.pairs()))?;
+            let json = serde_json::to_string(&scene).map_err(|e| DataError::Encode(e.to_string()))?;
+            columns.scene.append_value(json);
+            columns.url.append_value(format!("synthetic://{}/{}/{}", scene.seed, shard.split.name(), scene.draw));
+            columns.key.append_value(format!("{:05}{row:0key_width$}", shard.number));
+            columns.sha256.append_value(hex(&Sha256::digest(&picture)));
+            columns.jpg.append_value(&picture);
+        }
+        let batch = columns.finish(&self.schema, self.options.image_size)?;
+        let mut writers = self.columns.create_column_writers(0).map_err(encode_error)?.into_iter();
+        let mut chunks = Vec::new();
+        for (field, column) in self.schema.fields().iter().zip(batch.columns()) {
+            for leaf in compute_leaves(field, column).map_err(encode_error)? {
+                let mut writer = writers.next().expect("invariant: one writer per leaf column");
+                writer.write(&leaf).map_err(encode_error)?;
+                chunks.push(writer.close().map_err(encode_error)?);
+            }
+        }
+        Ok(RowGroup { chunks, rows })
+    }
+
+    /// Starts a shard at `out`.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`].
+    pub(super) fn start_shard(&self, out: &Location, plan: ShardPlan) -> Result<ShardWriter> {
+        let (file, _) = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()))
+            .and_then(ArrowWriter::into_serialized_writer)
+            .map_err(encode_error)?;
+        let upload = Upload { place: out.child(&plan.name()), buffer: Vec::new(), parts: None };
+        Ok(ShardWriter { plan, file, upload, sha256: Sha256::new(), bytes: 0 })
+    }
+}
+
+/// One encoded row group.
+pub(super) struct RowGroup {
+    chunks: Vec<ArrowColumnChunk>,
+    pub(super) rows: u32,
+}
+
+/// A shard on its way to the store, where it appears when it is finished.
+pub(super) struct ShardWriter {
+    plan: ShardPlan,
+    file: SerializedFileWriter<Vec<u8>>,
+    upload: Upload,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl ShardWriter {
+    /// Appends the next row group.
+    pub(super) async fn append(&mut self, group: RowGroup) -> Result<()> {
+        let mut row_group = self.file.next_row_group().map_err(encode_error)?;
+        for chunk in group.chunks {
+            chunk.append_to_row_group(&mut row_group).map_err(encode_error)?;
+        }
+        row_group.close().map_err(encode_error)?;
+        self.file.flush().map_err(|e| DataError::Encode(e.to_string()))?;
+        self.hand_over().await
+    }
+
+    /// Writes the footer and completes the upload.
+    pub(super) async fn finish(mut self) -> Result<ShardRecord> {
+        self.file.finish().map_err(encode_error)?;
+        self.hand_over().await?;
+        self.upload.finish().await?;
+        Ok(ShardRecord {
+            name: self.plan.name(),
+            rows: self.plan.rows.into(),
+            bytes: self.bytes,
+            sha256: hex(&self.sha256.finalize()),
+        })
+    }
+
+    /// Gives the upload up and leaves nothing behind where the store allows it.
+    pub(super) async fn abort(self) {
+        self.upload.abort().await;
+    }
+
+    /// Bytes handed to the store so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    async fn hand_over(&mut self) -> Result<()> {
+        let bytes = std::mem::take(self.file.inner_mut());
+        self.sha256.update(&bytes);
+        self.bytes += bytes.len() as u64;
+        self.upload.push(&bytes).await
+    }
+}
+
+/// An object being written: one put when it is small, parts otherwise. Appears complete or not at all.
+struct Upload {
+    place: Location,
+    buffer: Vec<u8>,
+    parts: Option<WriteMultipart>,
+}
+
+impl Upload {
+    async fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < PART_BYTES {
+            return Ok(());
+        }
+        let failed = |source| self.place.error("write", source);
+        let parts = match &mut self.parts {
+            Some(parts) => parts,
+            empty => {
+                let upload = self.place.store.put_multipart(&self.place.path).await.map_err(failed)?;
+                empty.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES))
+            }
+        };
+        parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(failed)?;
+        parts.put(std::mem::take(&mut self.buffer).into());
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<()> {
+        let Some(mut parts) = self.parts else {
+            return self.place.write(self.buffer).await;
+        };
+        parts.put(self.buffer.into());
+        parts.finish().await.map_err(|source| self.place.error("write", source))?;
+        Ok(())
+    }
+
+    async fn abort(self) {
+        if let Some(parts) = self.parts {
+            // The run ends with the error that led here; one more from the clean-up would hide it.
+            let _not_cleaned_up = parts.abort().await;
+        }
+    }
+}
+
+/// Renders and compresses pictures.
+struct JpegEncoder(turbojpeg::Compressor);
+
+impl JpegEncoder {
+    fn new(quality: u8) -> Result<Self> {
+        let mut compressor = turbojpeg::Compressor::new().map_err(jpeg_error)?;
+        compressor.set_quality(quality.into()).map_err(jpeg_error)?;
+        // Full colour resolution: at 64 px, halved chroma would mix the colours of thin stripes.
+        compressor.set_subsamp(turbojpeg::Subsamp::None).map_err(jpeg_error)?;
+        Ok(Self(compressor))
+    }
+
+    fn encode(&mut self, scene: &Scene, side: u32) -> Result<Vec<u8>> {
+        let picture = render(scene, side);
+        let side = side as usize;
+        let format = turbojpeg::PixelFormat::RGB;
+        let image = turbojpeg::Image { pixels: &picture.rgb[..], width: side, pitch: 3 * side, height: side, format };
+        self.0.compress_to_vec(image).map_err(jpeg_error)
+    }
+}
+
+/// The columns of one row group being filled.
+struct Columns {
+    captions: ListBuilder<StringBuilder>,
+    questions: ListBuilder<StructBuilder>,
+    scene: StringBuilder,
+    caption: StringBuilder,
+    url: StringBuilder,
+    key: StringBuilder,
+    sha256: StringBuilder,
+    jpg: BinaryBuilder,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        let rows = ROW_GROUP_ROWS as usize;
+        let text = || StringBuilder::with_capacity(rows, rows * 64);
+        let questions = StructBuilder::from_fields(question_fields(), 8 * rows);
+        Self {
+            captions: ListBuilder::new(StringBuilder::with_capacity(6 * rows, rows * 600))
+                .with_field(Field::new("element", DataType::Utf8, true)),
+            questions: ListBuilder::new(questions)
+                .with_field(Field::new("element", DataType::Struct(question_fields()), true)),
+            scene: StringBuilder::with_capacity(rows, rows * 512),
+            caption: text(),
+            url: text(),
+            key: text(),
+            sha256: text(),
+            jpg: BinaryBuilder::with_capacity(rows, rows * 3000),
+        }
+    }
+}
+
+impl Columns {
+    fn captions(&mut self, captions: &[String]) {
+        for caption in captions {
+            self.captions.values().append_value(caption);
+        }
+        self.captions.append(true);
+        self.caption.append_value(&captions[0]);
+    }
+
+    fn questions(&mut self, questions: &[Question]) -> Result<()> {
+        let list = self.questions.values();
+        for question in questions {
+            let texts = [question.question.as_str(), &question.answer, question.kind.name()];
+            for (field, text) in texts.into_iter().enumerate() {
+                list.field_builder::<StringBuilder>(field)
+                    .expect("invariant: the fields of a question are strings")
+                    .append_value(text);
+            }
+            list.append(true);
+        }
+        self.questions.append(true);
+        Ok(())
+    }
+
+    fn finish(mut self, schema: &SchemaRef, side: u32) -> Result<RecordBatch> {
+        let jpg: ArrayRef = Arc::new(self.jpg.finish());
+        let rows = jpg.len();
+        let side: ArrayRef = Arc::new(Int32Array::from(vec![side as i32; rows]));
+        let constant = |text: &str| Arc::new(StringArray::from(vec![text; rows])) as ArrayRef;
+        let columns = vec![
+            Arc::new(self.captions.finish()) as ArrayRef,
+            Arc::new(self.questions.finish()),
+            Arc::new(self.scene.finish()),
+            Arc::new(self.caption.finish()),
+            Arc::new(self.url.finish()),
+            Arc::new(self.key.finish()),
+            constant("success"),
+            new_null_array(&DataType::Utf8, rows),
+            side.clone(),
+            side.clone(),
+            side.clone(),
+            side,
+            constant("{}"),
+            Arc::new(self.sha256.finish()),
+            jpg,
+        ];
+        RecordBatch::try_new(schema.clone(), columns).map_err(|e| DataError::Encode(e.to_string()))
+    }
+}
+
+fn question_fields() -> Fields {
+    ["question", "answer", "kind"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec().into()
+}
+
+/// img2dataset's columns in its order, additional columns first.
+fn schema() -> SchemaRef {
+    let list_of = |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let number = |name: &str| Field::new(name, DataType::Int32, true);
+    Arc::new(Schema::new(vec![
+        Field::new("captions", list_of(DataType::Utf8), true),
+        Field::new("questions", list_of(DataType::Struct(question_fields())), true),
+        text("scene"),
+        text("caption"),
+        text("url"),
+        text("key"),
+        text("status"),
+        text("error_message"),
+        number("width"),
+        number("height"),
+        number("original_width"),
+        number("original_height"),
+        text("exif"),
+        text("sha256"),
+        Field::new("jpg", DataType::Binary, true),
+    ]))
+}
+
+/// Text columns zstd; images as they are, for they are compressed; nothing that depends on the time or the machine.
+fn writer_properties() -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("blip2-data-pipeline version ", env!("CARGO_PKG_VERSION")).into())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("invariant: 3 is a zstd level")))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS as usize))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(true)
+        .set_column_compression(ColumnPath::from("jpg"), Compression::UNCOMPRESSED);
+    for unique in ["scene", "caption", "url", "key", "sha256", "jpg"] {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
+    }
+    properties.build()
+}
+
+fn encode_error(error: parquet::errors::ParquetError) -> DataError {
+    DataError::Encode(format!("a Parquet row group: {error}"))
+}
+
+fn jpeg_error(error: turbojpeg::Error) -> DataError {
+    DataError::Encode(format!("a JPEG image: {error}"))
+}
