@@ -99,7 +99,10 @@ impl SynthOptions {
         expect(self.shard_rows > 0, "shard_rows is 0, expected at least 1".into());
         expect(
             self.shard_rows == 0 || self.scenes.max(self.test_scenes).div_ceil(self.shard_rows.into()) <= MAX_SHARDS,
-            format!("{} scenes make more than {MAX_SHARDS} shards; raise shard_rows", self.scenes.max(self.test_scenes)),
+            format!(
+                "{} scenes make more than {MAX_SHARDS} shards; raise shard_rows",
+                self.scenes.max(self.test_scenes)
+            ),
         );
         if problems.is_empty() {
             return Ok(());

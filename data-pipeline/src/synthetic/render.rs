@@ -31,10 +31,10 @@ const fn reference_rgb(colour: Colour) -> Rgb {
     }
 }
 
-/// Brightness of the dark part of a pattern, and of the line around objects on light ground.
+/// Brightness of the dark part of a pattern, as a part of the object's own.
 const SHADE: f32 = 0.32;
 /// Width of the unpatterned rim of an object, in radii: keeps shapes whole where the pattern has the ground's tone.
-const RIM: f32 = 0.10;
+const RIM: f32 = 0.13;
 /// Points per side of the random lattice behind cloudy backgrounds.
 const LATTICE: usize = 7;
 
@@ -103,7 +103,7 @@ impl Canvas {
         let (centre_x, centre_y) = (f32::from(object.x) / 1000.0 * side, f32::from(object.y) / 1000.0 * side);
         let (sin, cos) = small_angle(object.turn);
         let dark = colour.map(|level| level * SHADE);
-        let rim = RIM.max(0.8 / radius);
+        let rim = RIM.max(1.0 / radius);
         let range = |centre: f32| {
             let reach = 1.25 * radius + 1.0;
             ((centre - reach).max(0.0) as usize, ((centre + reach).ceil().max(0.0) as usize).min(self.side))

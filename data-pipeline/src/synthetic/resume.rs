@@ -26,6 +26,10 @@ use crate::store::Location;
 pub(super) const FORMAT_VERSION: u32 = 1;
 const COMPLETE: &str = "corpus.json";
 const PARTIAL: &str = "corpus.partial.json";
+/// What follows the five digits in the name of a shard.
+pub(super) const SHARD_SUFFIX: &str = ".parquet";
+/// What follows the five digits in the name of a shard's record; img2dataset's name for the same thing.
+pub(super) const RECORD_SUFFIX: &str = "_stats.json";
 
 /// What `corpus.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,23 +183,25 @@ async fn clear(out: &Location) -> Result<()> {
     partial.write(json(&Partial::Clearing)).await?;
     delete(&out.child(COMPLETE)).await?;
     for split in Split::ALL {
-        for (place, meta) in out.child(split.name()).list("").await? {
-            if meta.location.filename().is_some_and(is_own_name) {
-                delete(&place).await?;
+        for suffix in [SHARD_SUFFIX, RECORD_SUFFIX] {
+            for (place, _) in out.child(split.name()).list(suffix).await? {
+                if is_own_name(&place, suffix) {
+                    delete(&place).await?;
+                }
             }
         }
     }
     delete(&partial).await
 }
 
-/// `00000.parquet` and `00000_stats.json`.
-fn is_own_name(name: &str) -> bool {
-    let number = name.strip_suffix(".parquet").or_else(|| name.strip_suffix("_stats.json"));
+/// Five digits before the suffix, as `write_corpus` names its files.
+fn is_own_name(place: &Location, suffix: &str) -> bool {
+    let number = place.path.filename().and_then(|name| name.strip_suffix(suffix));
     number.is_some_and(|number| number.len() == 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 async fn refuse_foreign_shards(out: &Location) -> Result<()> {
-    match out.list(".parquet").await?.first() {
+    match out.list(SHARD_SUFFIX).await?.first() {
         None => Ok(()),
         Some((place, _)) => Err(DataError::Setting(format!(
             "{}: there are Parquet files already ({}), and neither {COMPLETE} nor {PARTIAL} says that they are a \
@@ -226,7 +232,11 @@ async fn create_partial(out: &Location, partial: &Partial) -> Result<()> {
 }
 
 /// The record of a shard that is complete and intact; `None` when it must be written.
-pub(super) async fn kept_shard(out: &Location, options: &SynthOptions, plan: &ShardPlan) -> Result<Option<ShardRecord>> {
+pub(super) async fn kept_shard(
+    out: &Location,
+    options: &SynthOptions,
+    plan: &ShardPlan,
+) -> Result<Option<ShardRecord>> {
     // A record that cannot be read is no record: the shard is made again.
     let Ok(Some(stats)) = read_json::<ShardStats>(&out.child(&plan.record_name())).await else { return Ok(None) };
     let record = stats.record;

@@ -26,7 +26,8 @@ pub(super) fn outline_distance(shape: Shape, x: f32, y: f32) -> f32 {
     }
 }
 
-/// A five-pointed star of outer radius 1.12: folded into one tenth of the circle, where it is one straight edge.
+/// A five-pointed star of outer radius 1.12: folded into one tenth of the circle, where it is one straight edge
+/// (after Inigo Quilez, "2D distance functions").
 fn star_distance(x: f32, y: f32) -> f32 {
     // cos and sin of 36° and 72°; the first tip points up.
     const FOLDS: [(f32, f32); 2] = [(0.809_017, -0.587_785_25), (-0.809_017, -0.587_785_25)];
@@ -38,8 +39,8 @@ fn star_distance(x: f32, y: f32) -> f32 {
         let beyond = (a * x + b * y).max(0.0);
         x -= 2.0 * beyond * a;
         y -= 2.0 * beyond * b;
-        x = x.abs();
     }
+    x = x.abs();
     // Signed distance to the line from the tip (0, TIP) to the inner corner.
     let (ex, ey) = (INNER.0, INNER.1 - TIP);
     ((y - TIP) * ex - x * ey) / length(ex, ey)

@@ -20,7 +20,7 @@ use super::captions::captions;
 use super::options::SynthOptions;
 use super::questions::{Question, questions_with};
 use super::render::render;
-use super::resume::{ShardRecord, hex};
+use super::resume::{RECORD_SUFFIX, SHARD_SUFFIX, ShardRecord, hex};
 use super::scene::Scene;
 use super::splits::{SceneSource, Split};
 use crate::error::{DataError, Result};
@@ -47,12 +47,12 @@ pub(super) struct ShardPlan {
 impl ShardPlan {
     /// Its name below the corpus.
     pub(super) fn name(&self) -> String {
-        format!("{}/{:05}.parquet", self.split.name(), self.number)
+        format!("{}/{:05}{SHARD_SUFFIX}", self.split.name(), self.number)
     }
 
-    /// The name of the record that says that it is complete; img2dataset's name for the same thing.
+    /// The name of the record that says that it is complete.
     pub(super) fn record_name(&self) -> String {
-        format!("{}/{:05}_stats.json", self.split.name(), self.number)
+        format!("{}/{:05}{RECORD_SUFFIX}", self.split.name(), self.number)
     }
 
     /// First row and number of rows of each row group.
@@ -299,10 +299,16 @@ impl Default for Columns {
         let text = || StringBuilder::with_capacity(rows, rows * 64);
         let questions = StructBuilder::from_fields(question_fields(), 8 * rows);
         Self {
-            captions: ListBuilder::new(StringBuilder::with_capacity(6 * rows, rows * 600))
-                .with_field(Field::new("element", DataType::Utf8, true)),
-            questions: ListBuilder::new(questions)
-                .with_field(Field::new("element", DataType::Struct(question_fields()), true)),
+            captions: ListBuilder::new(StringBuilder::with_capacity(6 * rows, rows * 600)).with_field(Field::new(
+                "element",
+                DataType::Utf8,
+                true,
+            )),
+            questions: ListBuilder::new(questions).with_field(Field::new(
+                "element",
+                DataType::Struct(question_fields()),
+                true,
+            )),
             scene: StringBuilder::with_capacity(rows, rows * 512),
             caption: text(),
             url: text(),
