@@ -2,8 +2,8 @@
 //!
 //! The reference is Pillow 13 `Image.open(…).convert("RGB")` and `resize(…, BICUBIC)`, because that is what the
 //! published models were trained with. JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
-//! DCT and smooth chroma upsampling), PNG, WebP
-//! and GIF pixels are equal too, and [`Resampling::PillowExact`] is bit-exact too.
+//! DCT and smooth chroma upsampling), PNG, WebP and GIF pixels are equal too, and so is every bit that
+//! [`Resampling::PillowExact`] makes.
 
 mod error;
 mod exact;
