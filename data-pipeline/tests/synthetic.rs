@@ -1,5 +1,7 @@
 //! The synthetic corpus as its users see it: bytes, schema, splits, wording, answers, resumption and refusals.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -431,7 +433,7 @@ async fn an_interrupted_run_continues_and_damaged_shards_are_made_again() {
     assert!(parquet.len() < 5);
     for (place, _) in parquet {
         let bytes = place.read().await.unwrap();
-        let relative = place.path.to_string().split("corpus/").last().unwrap().to_owned();
+        let relative = place.path.as_ref().split("corpus/").last().unwrap().to_owned();
         assert_eq!(bytes, reference[&format!("corpus/{relative}")], "a shard that can be seen is complete");
     }
     write(&small(), &out).await;
@@ -446,7 +448,7 @@ async fn an_interrupted_run_continues_and_damaged_shards_are_made_again() {
     let mut bytes = changed.read().await.unwrap().to_vec();
     bytes[1000] ^= 1;
     changed.write(bytes).await.unwrap();
-    let record = out.child("test_seen/00000_stats.json");
+    let record = out.child("test_seen/_00000_stats.json");
     record.store.delete(&record.path).await.unwrap();
     let again = write(&small(), &out).await;
     assert_eq!((again.shards_written, again.shards_kept), (3, 2));

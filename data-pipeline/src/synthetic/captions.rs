@@ -114,5 +114,5 @@ fn counted(order: &[&Object], rng: &mut CounterRng) -> String {
 }
 
 fn lead(rng: &mut CounterRng) -> &'static str {
-    *rng.choose(&["a picture of", "an image of", "a photo of", "this picture shows"])
+    rng.choose::<&str>(&["a picture of", "an image of", "a photo of", "this picture shows"])
 }

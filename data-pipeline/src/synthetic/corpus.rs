@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -84,7 +84,7 @@ pub async fn write_corpus(
         corpus,
         shards_written: missing.len() as u64,
         shards_kept: (shards.len() - missing.len()) as u64,
-        bytes_written: tally.bytes_finished,
+        bytes_written: tally.bytes_written,
     })
 }
 
@@ -93,17 +93,12 @@ pub async fn write_corpus(
 struct Tally {
     done: u64,
     total: u64,
-    bytes_finished: u64,
-    bytes_of_current: u64,
+    bytes_written: u64,
 }
 
 impl Tally {
     fn progress(&self) -> Progress {
-        Progress {
-            scenes_done: self.done,
-            scenes_total: self.total,
-            bytes_written: self.bytes_finished + self.bytes_of_current,
-        }
+        Progress { scenes_done: self.done, scenes_total: self.total, bytes_written: self.bytes_written }
     }
 }
 
@@ -121,8 +116,8 @@ async fn write_shards(
         .thread_name(|number| format!("synth-{number}"))
         .build()
         .map_err(|error| DataError::Setting(format!("cannot start {} threads: {error}", options.threads)))?;
-    let tasks: Vec<ShardPlan> = shards.to_vec();
-    let groups = tasks.into_iter().flat_map(|plan| plan.row_groups().map(move |(first, rows)| (plan, first, rows)));
+    let groups =
+        shards.iter().copied().flat_map(|plan| plan.row_groups().map(move |(first, rows)| (plan, first, rows)));
     let mut groups = stream::iter(groups)
         .map(|(plan, first, rows)| encode_in(&pool, encoder.clone(), plan, first, rows))
         .buffered(pool.current_num_threads() + ROW_GROUPS_AHEAD);
@@ -130,25 +125,39 @@ async fn write_shards(
     let mut finishing: Option<JoinHandle<Result<ShardRecord>>> = None;
     for &plan in shards {
         let mut writer = encoder.start_shard(out, plan)?;
-        for _ in plan.row_groups() {
-            let appended = match groups.next().await {
-                Some(Ok(group)) => append(&mut writer, group, tally, progress).await,
-                Some(Err(error)) => Err(error),
-                None => Err(DataError::ThreadLost),
-            };
-            if let Err(error) = appended {
+        let filled = fill(&mut writer, plan, &mut groups, tally, progress).await;
+        // Whatever happened, the shard before this one ends first: its upload is completed or given up, not cut off.
+        match filled.and(joined(finishing.take()).await) {
+            Ok(record) => records.extend(record),
+            Err(error) => {
                 writer.abort().await;
                 return Err(error);
             }
         }
-        if let Some(record) = joined(finishing.take()).await? {
-            records.push(record);
-        }
         finishing = Some(tokio::spawn(finish(writer, out.clone(), options.clone(), plan)));
     }
     records.extend(joined(finishing).await?);
-    tally.bytes_finished = records.iter().map(|record| record.bytes).sum();
+    tally.bytes_written = records.iter().map(|record| record.bytes).sum();
     Ok(records)
+}
+
+/// Appends all row groups of one shard.
+async fn fill(
+    writer: &mut ShardWriter,
+    plan: ShardPlan,
+    groups: &mut (impl Stream<Item = Result<RowGroup>> + Unpin),
+    tally: &mut Tally,
+    progress: &(impl Fn(Progress) + Sync),
+) -> Result<()> {
+    for _ in plan.row_groups() {
+        let group = groups.next().await.unwrap_or(Err(DataError::ThreadLost))?;
+        let (rows, before) = (group.rows, writer.bytes());
+        writer.append(group).await?;
+        tally.done += u64::from(rows);
+        tally.bytes_written += writer.bytes() - before;
+        progress(tally.progress());
+    }
+    Ok(())
 }
 
 /// The row group, once a thread of the pool has encoded it. Starts when called, not when first polled.
@@ -165,20 +174,6 @@ fn encode_in(
         let _run_is_over = sender.send(encoder.row_group(plan, first, rows));
     });
     async move { receiver.await.unwrap_or(Err(DataError::ThreadLost)) }
-}
-
-async fn append(
-    writer: &mut ShardWriter,
-    group: RowGroup,
-    tally: &mut Tally,
-    progress: &(impl Fn(Progress) + Sync),
-) -> Result<()> {
-    tally.done += u64::from(group.rows);
-    let before = writer.bytes();
-    writer.append(group).await?;
-    tally.bytes_of_current += writer.bytes() - before;
-    progress(tally.progress());
-    Ok(())
 }
 
 /// Completes the upload of a shard, then its record.

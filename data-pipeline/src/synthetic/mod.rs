@@ -6,6 +6,7 @@
 //! its users.
 
 mod captions;
+mod columns;
 mod corpus;
 mod options;
 mod questions;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `corpus.partial.json` | first | a corpus with these options is being written (or an old one is being deleted) |
 //! | `train/00000.parquet` | appears complete | |
-//! | `train/00000_stats.json` | after its shard | rows, bytes and SHA-256 of the shard, and the options |
+//! | `train/_00000_stats.json` | after its shard | rows, bytes and SHA-256 of the shard, and the options |
 //! | `corpus.json` | last; then the first one goes | the corpus is complete |
 //!
 //! A rerun keeps a shard only if its record has the same options and the bytes in the store have the recorded hash. It
@@ -28,8 +28,10 @@ const COMPLETE: &str = "corpus.json";
 const PARTIAL: &str = "corpus.partial.json";
 /// What follows the five digits in the name of a shard.
 pub(super) const SHARD_SUFFIX: &str = ".parquet";
-/// What follows the five digits in the name of a shard's record; img2dataset's name for the same thing.
+/// What follows the five digits in the name of a shard's record, as in img2dataset's.
 pub(super) const RECORD_SUFFIX: &str = "_stats.json";
+/// What the name of a shard's record starts with: readers of whole folders (pyarrow, Spark) pass such files over.
+pub(super) const RECORD_PREFIX: &str = "_";
 
 /// What `corpus.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +92,7 @@ enum Partial {
     Clearing,
 }
 
-/// What `…_stats.json` says; the first three fields are img2dataset's.
+/// What `_…_stats.json` says; the first four fields are img2dataset's.
 #[derive(Debug, Serialize, Deserialize)]
 struct ShardStats {
     count: u64,
@@ -183,9 +185,9 @@ async fn clear(out: &Location) -> Result<()> {
     partial.write(json(&Partial::Clearing)).await?;
     delete(&out.child(COMPLETE)).await?;
     for split in Split::ALL {
-        for suffix in [SHARD_SUFFIX, RECORD_SUFFIX] {
+        for (prefix, suffix) in [("", SHARD_SUFFIX), (RECORD_PREFIX, RECORD_SUFFIX)] {
             for (place, _) in out.child(split.name()).list(suffix).await? {
-                if is_own_name(&place, suffix) {
+                if is_own_name(&place, prefix, suffix) {
                     delete(&place).await?;
                 }
             }
@@ -194,9 +196,9 @@ async fn clear(out: &Location) -> Result<()> {
     delete(&partial).await
 }
 
-/// Five digits before the suffix, as `write_corpus` names its files.
-fn is_own_name(place: &Location, suffix: &str) -> bool {
-    let number = place.path.filename().and_then(|name| name.strip_suffix(suffix));
+/// Five digits between the two, as `write_corpus` names its files.
+fn is_own_name(place: &Location, prefix: &str, suffix: &str) -> bool {
+    let number = place.path.filename().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix));
     number.is_some_and(|number| number.len() == 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

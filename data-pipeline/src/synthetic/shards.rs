@@ -2,32 +2,25 @@
 //!
 //! Row groups are encoded by many threads, each on its own; the one writer of a shard only appends them in order.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, BinaryBuilder, Int32Array, ListBuilder, StringArray, StringBuilder, StructBuilder};
-use arrow::array::{RecordBatch, new_null_array};
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
 use super::captions::captions;
+use super::columns::{Columns, ROW_GROUP_ROWS, schema, writer_properties};
 use super::options::SynthOptions;
-use super::questions::{Question, questions_with};
+use super::questions::questions_with;
 use super::render::render;
-use super::resume::{RECORD_SUFFIX, SHARD_SUFFIX, ShardRecord, hex};
+use super::resume::{RECORD_PREFIX, RECORD_SUFFIX, SHARD_SUFFIX, ShardRecord, hex};
 use super::scene::Scene;
 use super::splits::{SceneSource, Split};
 use crate::error::{DataError, Result};
 use crate::store::Location;
 
-/// Rows of a row group: what img2dataset writes and what readers fetch at once.
-pub(super) const ROW_GROUP_ROWS: u32 = 100;
 /// Bytes of one part of a multipart upload; stores ask for at least 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one shard that are on their way at the same time, at most.
@@ -52,7 +45,7 @@ impl ShardPlan {
 
     /// The name of the record that says that it is complete.
     pub(super) fn record_name(&self) -> String {
-        format!("{}/{:05}{RECORD_SUFFIX}", self.split.name(), self.number)
+        format!("{}/{RECORD_PREFIX}{:05}{RECORD_SUFFIX}", self.split.name(), self.number)
     }
 
     /// First row and number of rows of each row group.
@@ -125,7 +118,7 @@ impl Encoder {
             let scene = self.scene(shard.split, shard.first + u64::from(row));
             let picture = jpeg.encode(&scene, self.options.image_size)?;
             columns.captions(&captions(&scene));
-            columns.questions(&questions_with(&scene, self.source.pairs()))?;
+            columns.questions(&questions_with(&scene, self.source.pairs()));
             let json = serde_json::to_string(&scene).map_err(|e| DataError::Encode(e.to_string()))?;
             columns.scene.append_value(json);
             columns.url.append_value(format!("synthetic://{}/{}/{}", scene.seed, shard.split.name(), scene.draw));
@@ -279,137 +272,6 @@ impl JpegEncoder {
         let image = turbojpeg::Image { pixels: &picture.rgb[..], width: side, pitch: 3 * side, height: side, format };
         self.0.compress_to_vec(image).map_err(jpeg_error)
     }
-}
-
-/// The columns of one row group being filled.
-struct Columns {
-    captions: ListBuilder<StringBuilder>,
-    questions: ListBuilder<StructBuilder>,
-    scene: StringBuilder,
-    caption: StringBuilder,
-    url: StringBuilder,
-    key: StringBuilder,
-    sha256: StringBuilder,
-    jpg: BinaryBuilder,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        let rows = ROW_GROUP_ROWS as usize;
-        let text = || StringBuilder::with_capacity(rows, rows * 64);
-        let questions = StructBuilder::from_fields(question_fields(), 8 * rows);
-        Self {
-            captions: ListBuilder::new(StringBuilder::with_capacity(6 * rows, rows * 600)).with_field(Field::new(
-                "element",
-                DataType::Utf8,
-                true,
-            )),
-            questions: ListBuilder::new(questions).with_field(Field::new(
-                "element",
-                DataType::Struct(question_fields()),
-                true,
-            )),
-            scene: StringBuilder::with_capacity(rows, rows * 512),
-            caption: text(),
-            url: text(),
-            key: text(),
-            sha256: text(),
-            jpg: BinaryBuilder::with_capacity(rows, rows * 3000),
-        }
-    }
-}
-
-impl Columns {
-    fn captions(&mut self, captions: &[String]) {
-        for caption in captions {
-            self.captions.values().append_value(caption);
-        }
-        self.captions.append(true);
-        self.caption.append_value(&captions[0]);
-    }
-
-    fn questions(&mut self, questions: &[Question]) -> Result<()> {
-        let list = self.questions.values();
-        for question in questions {
-            let texts = [question.question.as_str(), &question.answer, question.kind.name()];
-            for (field, text) in texts.into_iter().enumerate() {
-                list.field_builder::<StringBuilder>(field)
-                    .expect("invariant: the fields of a question are strings")
-                    .append_value(text);
-            }
-            list.append(true);
-        }
-        self.questions.append(true);
-        Ok(())
-    }
-
-    fn finish(mut self, schema: &SchemaRef, side: u32) -> Result<RecordBatch> {
-        let jpg: ArrayRef = Arc::new(self.jpg.finish());
-        let rows = jpg.len();
-        let side: ArrayRef = Arc::new(Int32Array::from(vec![side as i32; rows]));
-        let constant = |text: &str| Arc::new(StringArray::from(vec![text; rows])) as ArrayRef;
-        let columns = vec![
-            Arc::new(self.captions.finish()) as ArrayRef,
-            Arc::new(self.questions.finish()),
-            Arc::new(self.scene.finish()),
-            Arc::new(self.caption.finish()),
-            Arc::new(self.url.finish()),
-            Arc::new(self.key.finish()),
-            constant("success"),
-            new_null_array(&DataType::Utf8, rows),
-            side.clone(),
-            side.clone(),
-            side.clone(),
-            side,
-            constant("{}"),
-            Arc::new(self.sha256.finish()),
-            jpg,
-        ];
-        RecordBatch::try_new(schema.clone(), columns).map_err(|e| DataError::Encode(e.to_string()))
-    }
-}
-
-fn question_fields() -> Fields {
-    ["question", "answer", "kind"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec().into()
-}
-
-/// img2dataset's columns in its order, additional columns first.
-fn schema() -> SchemaRef {
-    let list_of = |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));
-    let text = |name: &str| Field::new(name, DataType::Utf8, true);
-    let number = |name: &str| Field::new(name, DataType::Int32, true);
-    Arc::new(Schema::new(vec![
-        Field::new("captions", list_of(DataType::Utf8), true),
-        Field::new("questions", list_of(DataType::Struct(question_fields())), true),
-        text("scene"),
-        text("caption"),
-        text("url"),
-        text("key"),
-        text("status"),
-        text("error_message"),
-        number("width"),
-        number("height"),
-        number("original_width"),
-        number("original_height"),
-        text("exif"),
-        text("sha256"),
-        Field::new("jpg", DataType::Binary, true),
-    ]))
-}
-
-/// Text columns zstd; images as they are, for they are compressed; nothing that depends on the time or the machine.
-fn writer_properties() -> WriterProperties {
-    let mut properties = WriterProperties::builder()
-        .set_created_by(concat!("blip2-data-pipeline version ", env!("CARGO_PKG_VERSION")).into())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("invariant: 3 is a zstd level")))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS as usize))
-        .set_statistics_enabled(EnabledStatistics::None)
-        .set_offset_index_disabled(true)
-        .set_column_compression(ColumnPath::from("jpg"), Compression::UNCOMPRESSED);
-    for unique in ["scene", "caption", "url", "key", "sha256", "jpg"] {
-        properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
-    }
-    properties.build()
 }
 
 fn encode_error(error: parquet::errors::ParquetError) -> DataError {
