@@ -1,0 +1,109 @@
+//! The cluster: how many ranks, how they talk, how long they wait. Nothing here changes the mathematics of a run.
+
+use crate::decode::Place;
+use crate::problem::Problems;
+use crate::rule::Rule;
+use crate::section::{all_defaults, choice, section};
+
+section! {
+    /// The ranks that compute the run.
+    pub struct Cluster check check_cluster {
+        /// What ranks talk over.
+        pub backend: Backend = Backend::Single,
+        /// How gradients are summed.
+        pub reduction: Reduction = Reduction::Exact,
+        /// Machines.
+        pub nodes: usize = 1 => Rule::within(1.0, 65536.0),
+        /// Ranks on each machine; with `nccl` one per GPU.
+        pub ranks_per_node: usize = 1 => Rule::within(1.0, 4096.0),
+        /// Threads that each rank computes with on the CPU.
+        pub threads_per_rank: usize = 8 => Rule::within(1.0, 4096.0),
+        /// How long the launcher waits before it calls a run hung.
+        pub timeouts_s: Timeouts = all_defaults(),
+        /// The batch job that `blip2 submit` writes.
+        pub slurm: Slurm = all_defaults(),
+    }
+}
+
+choice! {
+    /// What ranks talk over.
+    pub enum Backend {
+        /// NCCL between GPUs, started over MPI.
+        "nccl" => Nccl,
+        /// MPI between CPUs.
+        "mpi" => Mpi,
+        /// One rank, which talks to nobody.
+        "single" => Single,
+    }
+}
+
+choice! {
+    /// How gradients are summed.
+    pub enum Reduction {
+        /// Along one fixed tree over slices: the same bits on any number of ranks; the optimiser is sharded.
+        "exact" => Exact,
+        /// The library's all-reduce: bits depend on the ranks; the optimiser is replicated.
+        "all_reduce" => AllReduce,
+    }
+}
+
+section! {
+    /// Seconds that the launcher waits before it calls a run hung.
+    pub struct Timeouts {
+        /// From the start of the processes until all ranks have met.
+        pub start: u64 = 600 => Rule::at_least(1.0),
+        /// From then until the first step is done (weights are read, kernels are chosen).
+        pub first_step: u64 = 1800 => Rule::at_least(1.0),
+        /// From one step to the next.
+        pub step: u64 = 120 => Rule::at_least(1.0),
+    }
+}
+
+section! {
+    /// The batch job that `blip2 submit` writes.
+    pub struct Slurm {
+        /// Partition; null for the site's default.
+        pub partition: Option<String> = None => Rule::NotEmpty,
+        /// Time limit of one job; the run goes on in the next.
+        pub time_limit: String = "1-00:00:00".to_owned() => Rule::TimeLimit,
+        /// Seconds before the time limit at which the job is told to write a checkpoint.
+        pub signal_before_end_s: u64 = 300 => Rule::within(1.0, 65535.0),
+        /// Further `#SBATCH` options, one per item, e.g. `--account=vision`.
+        pub extra: Vec<String> = Vec::new() => Rule::NotEmpty,
+        /// Shell lines that run before the ranks start, e.g. `module load openmpi`.
+        pub setup: String = String::new(),
+        /// Container image that the ranks run in; null for none.
+        pub container: Option<String> = None => Rule::NotEmpty,
+    }
+}
+
+impl Cluster {
+    /// Ranks over all machines.
+    pub fn world_size(&self) -> usize {
+        self.nodes * self.ranks_per_node
+    }
+}
+
+/// Notes settings of the ranks that do not fit together.
+fn check_cluster(cluster: &Cluster, place: Place<'_>, problems: &mut Problems) {
+    let world_size = cluster.world_size();
+    if cluster.backend == Backend::Single && world_size > 1 {
+        let message = format!(
+            "found backend single with {world_size} ranks (nodes {} x ranks_per_node {}); expected one rank",
+            cluster.nodes, cluster.ranks_per_node
+        );
+        let advice = "write `backend: nccl` (GPUs) or `backend: mpi` (CPUs)".to_owned();
+        place.refuse_at("backend", message, advice, problems);
+    }
+    for (index, option) in cluster.slurm.extra.iter().enumerate() {
+        if !option.starts_with('-') || option.contains('\n') {
+            use crate::tree::Step;
+            let keys = [Step::Key("slurm"), Step::Key("extra"), Step::Index(index)];
+            let path = format!("{}.slurm.extra[{index}]", place.path);
+            let shown = crate::problem::printable(option, 60);
+            let message = format!("found \"{shown}\"; expected one sbatch option that starts with `-`");
+            let advice = "for example `--account=vision`; shell lines belong in slurm.setup".to_owned();
+            problems.add(place.node.origin_of(&keys), &path, message, Some(advice));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The run: all sections together, and what follows from them.
+
+use crate::cluster::Cluster;
+use crate::data::Data;
+use crate::model::Model;
+use crate::rule::Rule;
+use crate::section::{all_defaults, section};
+use crate::stages::Stage;
+use crate::uri::Uri;
+
+/// The version of the schema that this code reads.
+pub const SCHEMA_VERSION: u64 = 1;
+
+section! {
+    /// One training run, from the first step of its first stage to the last step of its last.
+    pub struct Run {
+        /// Version of this schema.
+        pub schema_version: u64 => Rule::Exactly(SCHEMA_VERSION as f64),
+        /// What the run is called and where it writes.
+        pub run: Identity,
+        /// The model.
+        pub model: Model,
+        /// The data.
+        pub data: Data,
+        /// The stages, in the order in which they run.
+        pub stages: Vec<Stage>,
+        /// The ranks that compute it.
+        pub cluster: Cluster = all_defaults(),
+        /// What is saved, and when.
+        pub checkpoint: Checkpoint = all_defaults(),
+        /// What is reported, and when.
+        pub metrics: Metrics = all_defaults(),
+    }
+}
+
+section! {
+    /// What the run is called and where it writes.
+    pub struct Identity {
+        /// Name in reports and job lists.
+        pub name: String => Rule::Name,
+        /// The seed of everything random: data order, crops, dropout, negatives, initial weights.
+        pub seed: u64 = 42,
+        /// The folder that checkpoints, metrics and reports are written to.
+        pub output: Uri,
+    }
+}
+
+section! {
+    /// What is saved, and when. A checkpoint is due when either of the first two says so.
+    pub struct Checkpoint {
+        /// Steps between checkpoints; null for none by steps.
+        pub every_steps: Option<u64> = Some(1000) => Rule::at_least(1.0),
+        /// Seconds between checkpoints; null for none by time.
+        pub every_s: Option<u64> = Some(600) => Rule::at_least(1.0),
+        /// The latest checkpoints that are kept.
+        pub keep_last: u64 = 3 => Rule::at_least(1.0),
+        /// Checkpoints at multiples of this step are kept for good; null for none.
+        pub keep_every_steps: Option<u64> = None => Rule::at_least(1.0),
+    }
+}
+
+section! {
+    /// What is reported, and when.
+    pub struct Metrics {
+        /// Steps between two reports.
+        pub every_steps: u64 = 20 => Rule::at_least(1.0),
+        /// Whether TensorBoard event files are written beside the JSON lines.
+        pub tensorboard: bool = true,
+    }
+}
+
+impl Run {
+    /// The resolved config as YAML: every key stated, overrides applied. Reading it gives an equal run.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self)
+            .expect("invariant: a run is made of maps, lists and scalars, which YAML can express")
+    }
+
+    /// The stage of this name.
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name() == name)
+    }
+
+    /// Ranks over all machines.
+    pub fn world_size(&self) -> usize {
+        self.cluster.world_size()
+    }
+
+    /// Updates over all stages.
+    pub fn num_steps(&self) -> u64 {
+        self.stages.iter().map(Stage::steps).sum()
+    }
+
+    /// The most ranks that can share the run: the smallest number of slices of a stage.
+    pub fn max_world_size(&self) -> usize {
+        self.stages.iter().map(Stage::slices).min().unwrap_or(1)
+    }
+
+    /// Samples that each lane gives to one global batch of `stage`.
+    pub fn rows_per_lane(&self, stage: &Stage) -> usize {
+        stage.global_batch() / self.data.lanes
+    }
+}
