@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
+use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -22,24 +23,31 @@ const ROW_GROUPS_AHEAD: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Scenes that are written or were kept, of all splits.
-    pub scenes_done: u64,
+    pub scenes: u64,
     /// Scenes of all splits.
-    pub scenes_total: u64,
+    pub total_scenes: u64,
     /// Bytes written by this run.
     pub bytes_written: u64,
 }
 
 /// What a run did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CorpusSummary {
-    /// The corpus as `corpus.json` describes it.
-    pub corpus: Corpus,
+    /// Scenes of the corpus, all splits together.
+    pub scenes: u64,
+    /// Shards of the corpus.
+    pub shards: u64,
+    /// Bytes of its shards.
+    pub bytes: u64,
+    /// Scenes that this run rendered; an earlier run did the others.
+    pub scenes_rendered: u64,
     /// Shards that this run wrote.
     pub shards_written: u64,
     /// Shards that an earlier run had written.
     pub shards_kept: u64,
-    /// Bytes that this run wrote.
-    pub bytes_written: u64,
+    /// The corpus as `corpus.json` describes it.
+    #[serde(skip)]
+    pub corpus: Corpus,
 }
 
 /// Writes a corpus to `out`, or continues one that was interrupted. The same options give the same bytes, whatever the
@@ -80,11 +88,15 @@ pub async fn write_corpus(
     if read_corpus(out).await?.as_ref() != Some(&corpus) {
         complete(out, &corpus).await?;
     }
+    let bytes_of = |split: &SplitRecord| split.shards.iter().map(|shard| shard.bytes).sum::<u64>();
     Ok(CorpusSummary {
-        corpus,
+        scenes: tally.total,
+        shards: shards.len() as u64,
+        bytes: corpus.splits.iter().map(bytes_of).sum(),
+        scenes_rendered: missing.iter().map(|plan| u64::from(plan.rows)).sum(),
         shards_written: missing.len() as u64,
         shards_kept: (shards.len() - missing.len()) as u64,
-        bytes_written: tally.bytes_written,
+        corpus,
     })
 }
 
@@ -98,7 +110,7 @@ struct Tally {
 
 impl Tally {
     fn progress(&self) -> Progress {
-        Progress { scenes_done: self.done, scenes_total: self.total, bytes_written: self.bytes_written }
+        Progress { scenes: self.done, total_scenes: self.total, bytes_written: self.bytes_written }
     }
 }
 
@@ -137,7 +149,6 @@ async fn write_shards(
         finishing = Some(tokio::spawn(finish(writer, out.clone(), options.clone(), plan)));
     }
     records.extend(joined(finishing).await?);
-    tally.bytes_written = records.iter().map(|record| record.bytes).sum();
     Ok(records)
 }
 
