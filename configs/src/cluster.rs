@@ -2,7 +2,7 @@
 
 use crate::decode::Place;
 use crate::problem::Problems;
-use crate::rule::Rule;
+use crate::rule::{Rule, time_limit_s};
 use crate::section::{all_defaults, choice, section};
 
 section! {
@@ -61,7 +61,7 @@ section! {
 
 section! {
     /// The batch job that `blip2 submit` writes.
-    pub struct Slurm {
+    pub struct Slurm check check_slurm {
         /// Partition; null for the site's default.
         pub partition: Option<String> = None => Rule::NotEmpty,
         /// Time limit of one job; the run goes on in the next.
@@ -69,7 +69,7 @@ section! {
         /// Seconds before the time limit at which the job is told to write a checkpoint.
         pub signal_before_end_s: u64 = 300 => Rule::within(1.0, 65535.0),
         /// Further `#SBATCH` options, one per item, e.g. `--account=vision`.
-        pub extra: Vec<String> = Vec::new() => Rule::NotEmpty,
+        pub extra: Vec<String> = Vec::new() => Rule::SbatchOption,
         /// Shell lines that run before the ranks start, e.g. `module load openmpi`.
         pub setup: String = String::new(),
         /// Container image that the ranks run in; null for none.
@@ -95,15 +95,20 @@ fn check_cluster(cluster: &Cluster, place: Place<'_>, problems: &mut Problems) {
         let advice = "write `backend: nccl` (GPUs) or `backend: mpi` (CPUs)".to_owned();
         place.refuse_at("backend", message, advice, problems);
     }
-    for (index, option) in cluster.slurm.extra.iter().enumerate() {
-        if !option.starts_with('-') || option.contains('\n') {
-            use crate::tree::Step;
-            let keys = [Step::Key("slurm"), Step::Key("extra"), Step::Index(index)];
-            let path = format!("{}.slurm.extra[{index}]", place.path);
-            let shown = crate::problem::printable(option, 60);
-            let message = format!("found \"{shown}\"; expected one sbatch option that starts with `-`");
-            let advice = "for example `--account=vision`; shell lines belong in slurm.setup".to_owned();
-            problems.add(place.node.origin_of(&keys), &path, message, Some(advice));
-        }
+}
+
+impl Slurm {
+    /// The time limit in seconds.
+    pub fn time_limit_s(&self) -> u64 {
+        time_limit_s(&self.time_limit).unwrap_or(0)
+    }
+}
+
+/// Notes a signal that would come before the job.
+fn check_slurm(slurm: &Slurm, place: Place<'_>, problems: &mut Problems) {
+    let (signal, limit) = (slurm.signal_before_end_s, slurm.time_limit_s());
+    if signal >= limit {
+        let message = format!("found {signal} with a time limit of {limit} s; expected less than the limit");
+        place.refuse_at("signal_before_end_s", message, format!("for example {}", (limit / 10).max(1)), problems);
     }
 }

@@ -157,21 +157,31 @@ section! {
 
 section! {
     /// Rendered scenes, a pure function of these settings.
-    pub struct SyntheticSource {
+    pub struct SyntheticSource check check_synthetic {
         /// Name in metrics and messages.
         pub name: String => Rule::Name,
         /// The folder into which the shards are written.
         pub uri: Uri,
         /// Share of the samples, relative to the other sources.
         pub weight: f64 = 1.0 => Rule::above(0.0),
+        /// Of a scene's captions, the fullest first, how many one is drawn from; null for all.
+        pub top_captions: Option<usize> = None => Rule::at_least(1.0),
         /// Scenes to train on.
         pub scenes: u64 => Rule::at_least(1.0),
-        /// Scenes held out for evaluation, for each of seen and unseen colour-shape pairs.
-        pub held_out_scenes: u64 = 500 => Rule::at_least(1.0),
+        /// Scenes of each of the two test splits: colour-shape pairs seen in training, and held-out ones.
+        pub test_scenes: u64 = 500 => Rule::within(0.0, 1e6),
         /// Side of the rendered images in pixels.
-        pub render_size: usize => Rule::within(8.0, 4096.0),
-        /// Seed of the scenes.
-        pub seed: u64 = 0,
+        pub image_size: usize = 64 => Rule::within(16.0, 2048.0),
+        /// Fewest objects of a scene.
+        pub min_objects: usize = 1 => Rule::within(1.0, 4.0),
+        /// Most objects of a scene.
+        pub max_objects: usize = 4 => Rule::within(1.0, 4.0),
+        /// Quality of the JPEG images.
+        pub jpeg_quality: usize = 90 => Rule::within(1.0, 100.0),
+        /// Rows of one shard.
+        pub shard_rows: u64 = 10_000 => Rule::within(1.0, 4e9),
+        /// Seed of the scenes and of the held-out pairs.
+        pub seed: u64 = 42,
     }
 }
 
@@ -251,12 +261,21 @@ impl Data {
     }
 }
 
+/// Notes numbers of objects that are swapped.
+fn check_synthetic(source: &SyntheticSource, place: Place<'_>, problems: &mut Problems) {
+    if source.min_objects > source.max_objects {
+        let message =
+            format!("found {} with max_objects {}; expected at most that", source.min_objects, source.max_objects);
+        place.refuse_at("min_objects", message, format!("write {} or less", source.max_objects), problems);
+    }
+}
+
 /// Notes ranges whose ends are swapped.
 fn check_augment(augment: &Augment, place: Place<'_>, problems: &mut Problems) {
     for (key, [low, high]) in [("scale", augment.scale), ("aspect", augment.aspect)] {
         if low > high {
-            let message = format!("found [{low}, {high}]; expected the smaller end first");
-            place.refuse_at(key, message, format!("write [{high}, {low}]"), problems);
+            let message = format!("found [{low:?}, {high:?}]; expected the smaller end first");
+            place.refuse_at(key, message, format!("write [{high:?}, {low:?}]"), problems);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From the tree to typed values: every mistake is noted and reading goes on with the next key.
 
-use crate::problem::{Problems, printable};
+use crate::problem::{Origin, Problems, printable};
 use crate::rule::Rule;
 use crate::schema::{SectionSchema, Shape};
 use crate::suggest::{listed, nearest};
@@ -133,27 +133,30 @@ impl<'a> Fields<'a> {
         let names: Vec<&str> = schema.fields.iter().map(|field| field.name).chain(known.iter().copied()).collect();
         for entry in self.entries.iter().filter(|entry| !names.contains(&entry.key.as_str())) {
             let path = join(self.place.path, &entry.key);
-            let taken = |name: &&str| self.entries.iter().any(|other| other.key == **name);
-            let free: Vec<&str> = names.iter().copied().filter(|name| !taken(name)).collect();
-            let message = format!("unknown key `{}`; expected {}", printable(&entry.key, 60), key_list(&free, &names));
-            let suggestion = match nearest(&entry.key, free.iter().copied()) {
-                _ if entry.key == "<<" => Some(
-                    "merge keys are not read: state the keys here, or use `*name` for the whole section".to_owned(),
-                ),
-                Some(name) => Some(format!("did you mean `{name}`?")),
-                None => crate::schema::elsewhere(&entry.key),
+            let is_stated = |name: &str| self.entries.iter().any(|other| other.key == name);
+            let free: Vec<&str> = names.iter().copied().filter(|name| !is_stated(name)).collect();
+            let is_set = matches!(entry.key_origin, Origin::Set { .. });
+            let expected = match (is_set, free.is_empty()) {
+                (true, _) => format!("the keys here are {}", listed(names.iter().copied()).replace(" or ", " and ")),
+                (false, true) => "all keys of this section are stated already".to_owned(),
+                (false, false) => {
+                    format!("keys not stated yet: {}", listed(free.iter().copied()).replace(" or ", " and "))
+                }
+            };
+            let message = format!("unknown key `{}`; {expected}", printable(&entry.key, 60));
+            let likely = if is_set { &names } else { &free };
+            let suggestion = if entry.key == "<<" {
+                Some("merge keys are not read: state the keys here, or use `*name` for the whole section".to_owned())
+            } else if let Some(name) = nearest(&entry.key, likely.iter().copied()) {
+                Some(format!("did you mean `{name}`?"))
+            } else if let Some(advice) = crate::schema::elsewhere(&entry.key) {
+                Some(advice)
+            } else {
+                let stated = nearest(&entry.key, names.iter().copied());
+                stated.map(|name| format!("did you mean `{name}`, which is stated already?"))
             };
             problems.add(&entry.key_origin, &path, message, suggestion);
         }
-    }
-}
-
-/// The keys that may still be stated.
-fn key_list(free: &[&str], all: &[&str]) -> String {
-    if free.is_empty() {
-        format!("no more keys here: {} are all stated", listed(all.iter().copied()).replace(" or ", " and "))
-    } else {
-        crate::rule::one_of(free.iter().copied())
     }
 }
 
@@ -292,7 +295,9 @@ impl FromNode for u64 {
             Ok(value) if rule.allows_whole(value) => Some(value),
             _ => {
                 let value = parse_number(scalar);
-                let suggestion = if !rule.allows_number(value) {
+                let suggestion = if let Rule::Version(version) = rule {
+                    Some(format!("this program reads version {version} only"))
+                } else if !rule.allows_number(value) {
                     rule.nearest_number(value).map(|near| format!("the nearest allowed value is {near}"))
                 } else if value > 1e15 {
                     Some("that is more than 10^15: a slip of the finger?".to_owned())

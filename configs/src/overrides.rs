@@ -38,7 +38,12 @@ impl Overrides {
         for (index, text) in self.texts.iter().enumerate() {
             let origin = Origin::Set { index, text: Arc::from(text.as_str()) };
             let Some((path, value)) = text.split_once('=') else {
-                let advice = format!("for example --set {}=...", printable(text.trim(), 60));
+                let advice = match text.trim().split_once([' ', ':']) {
+                    Some((path, value)) => {
+                        format!("write --set {}={}", printable(path, 60), printable(value.trim(), 60))
+                    }
+                    None => format!("write --set {}=VALUE", printable(text.trim(), 60)),
+                };
                 problems.add(&origin, "", "found no `=`; expected path=value", Some(advice));
                 continue;
             };
@@ -93,7 +98,8 @@ fn read_value(text: &str, origin: &Origin, problems: &mut Problems) -> Option<No
         }
         _ => {
             for problem in found.into_list() {
-                problems.add(origin, &problem.path, format!("in the value, {}", problem.message), problem.suggestion);
+                let advice = problem.suggestion.map(|advice| advice.trim_start_matches("in line 1, ").to_owned());
+                problems.add(origin, &problem.path, format!("in the value, {}", problem.message), advice);
             }
             None
         }

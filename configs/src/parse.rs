@@ -137,7 +137,8 @@ impl<'a> Builder<'a> {
             self.path.push(if self.path.is_empty() { step } else { format!(".{step}") });
             let (event, span) = self.next()?;
             let mut value = self.node(event, span, depth + 1)?;
-            if value.is_null() || matches!(value.value, Value::Map(_) | Value::List(_)) {
+            let is_below = line_of(&value.origin) != line_of(&key_node.origin);
+            if value.is_null() || matches!(value.value, Value::Map(_)) || is_below {
                 // A section is best pointed at by its name: its first line is often far from what is missing.
                 value.origin = key_node.origin.clone();
             }
@@ -151,10 +152,7 @@ impl<'a> Builder<'a> {
     }
 
     fn duplicate(&mut self, first: &Origin, entry: &Entry) {
-        let line = match first {
-            Origin::File { line, .. } => *line,
-            _ => 0,
-        };
+        let line = line_of(first);
         let message = format!("found the key `{}` a second time; expected it once", printable(&entry.key, 60));
         let suggestion = format!("it was stated first in line {line}: remove one of the two");
         self.problems.add(&entry.key_origin, &self.path.join(""), message, Some(suggestion));
@@ -194,9 +192,9 @@ impl<'a> Builder<'a> {
 
     fn syntax_error(&mut self, error: &ScanError) -> Stopped {
         let origin = self.position(*error.marker(), 1);
-        let line = self.text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or("");
         let message = format!("this is not YAML: {}", error.info());
-        self.problems.add(&origin, &self.path.join(""), message, syntax_hint(line, error.info()));
+        let hint = syntax_hint(self.text, error.marker().line(), error.info());
+        self.problems.add(&origin, &self.path.join(""), message, Some(hint));
         Stopped
     }
 
@@ -223,28 +221,54 @@ fn extent(node: &Node) -> (usize, usize) {
     }
 }
 
-/// The usual cause of a syntax error in `line`.
-fn syntax_hint(line: &str, info: &str) -> Option<String> {
+/// The line of a place in a file.
+fn line_of(origin: &Origin) -> usize {
+    match origin {
+        Origin::File { line, .. } => *line,
+        Origin::Set { .. } | Origin::WholeFile { .. } => 0,
+    }
+}
+
+/// The usual cause of a syntax error that was noticed in line `number`: it is in that line or in the one before it.
+fn syntax_hint(text: &str, number: usize, info: &str) -> String {
+    if info.contains("unknown anchor") {
+        return "`*name` needs an `&name` above it; put text that starts with `*` in quotes".to_owned();
+    }
+    let mut lines: Vec<(usize, &str)> = text.lines().enumerate().take(number).map(|(i, line)| (i + 1, line)).collect();
+    lines.retain(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    for (line_number, line) in lines.into_iter().rev().take(2) {
+        if let Some(cause) = cause_in(line) {
+            return if line_number == number { cause } else { format!("in line {line_number}, {cause}") };
+        }
+    }
+    "look at the indentation of this line and of the one before it".to_owned()
+}
+
+/// What is suspicious about `line`, as advice.
+fn cause_in(line: &str) -> Option<String> {
     let content = line.trim_start();
     let indentation = &line[..line.len() - content.len()];
-    let hint = if indentation.contains('\t') {
+    let content = content.split(" #").next().unwrap_or(content);
+    let (_, value) = content.split_once(": ").unwrap_or(("", content));
+    let is_quoted = value.starts_with(['"', '\'']);
+    let advice = if indentation.contains('\t') {
         "indent with spaces: YAML allows no tabs there"
-    } else if info.contains("unknown anchor") {
-        "`*name` needs an `&name` above it; put text that starts with `*` in quotes"
-    } else if content.starts_with(['@', '`', '%']) || content.contains(": @") || content.contains(": %") {
+    } else if value.starts_with(['@', '`', '%']) {
         "put text that starts with `@`, `%` or a back-tick in quotes"
-    } else if has_glued_colon(content) {
+    } else if has_glued_colon(content.trim_start_matches("- ")) {
         "put a space after the colon: `name: value`"
-    } else if content.matches(": ").count() > 1 && !content.contains('{') {
+    } else if is_quoted && value.matches(['"', '\'']).count() % 2 == 1 {
+        "close the quote"
+    } else if !is_quoted && value.starts_with('[') && value.matches('[').count() != value.matches(']').count() {
+        "look for a missing `]` or `,`"
+    } else if !is_quoted && value.starts_with('{') && value.matches('{').count() != value.matches('}').count() {
+        "look for a missing `}` or `,`"
+    } else if !is_quoted && !value.starts_with(['[', '{']) && value.contains(": ") {
         "put text that holds `: ` in quotes"
-    } else if info.contains("flow") || content.contains(['{', '[']) {
-        "look for a missing `,`, `}` or `]` in this line or the one before it"
-    } else if content.matches('"').count() % 2 == 1 || content.matches('\'').count() % 2 == 1 {
-        "look for a missing closing quote"
     } else {
-        "look at the indentation of this line and of the one before it"
+        return None;
     };
-    Some(hint.to_owned())
+    Some(advice.to_owned())
 }
 
 /// Whether `content` looks like `name:value`.

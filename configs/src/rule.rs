@@ -18,14 +18,16 @@ pub enum Rule {
         /// Whether the upper end itself is refused.
         below: bool,
     },
-    /// One number only.
-    Exactly(f64),
+    /// The one version that is read.
+    Version(f64),
     /// A text of at least one character.
     NotEmpty,
     /// A text made of letters, digits, `.`, `_` and `-`, because it becomes part of paths and metric names.
     Name,
     /// A SLURM time limit.
     TimeLimit,
+    /// One command-line option of sbatch.
+    SbatchOption,
 }
 
 /// The largest whole number that is read: every larger one is a slip of the finger, and sums of such stay exact.
@@ -71,9 +73,10 @@ impl Rule {
                     format!("{base} {low} and at most {high}")
                 }
             }
-            Rule::Exactly(value) => value.to_string(),
+            Rule::Version(value) => value.to_string(),
             Rule::NotEmpty => format!("{base} of at least one character"),
             Rule::Name => format!("{base} of letters, digits, `.`, `_` and `-`, at most 100 characters"),
+            Rule::SbatchOption => "one sbatch option, which starts with `-`, e.g. --account=vision".to_owned(),
             Rule::TimeLimit => "a time such as 3-00:00:00 (days-hours:minutes:seconds) or 90 (minutes)".to_owned(),
         }
     }
@@ -84,7 +87,7 @@ impl Rule {
             Rule::Range { low, above, high, below } => {
                 (if above { value > low } else { value >= low }) && (if below { value < high } else { value <= high })
             }
-            Rule::Exactly(only) => value == only,
+            Rule::Version(only) => value == only,
             _ => true,
         }
     }
@@ -105,15 +108,15 @@ impl Rule {
                     && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
                     && !value.starts_with(['.', '-'])
             }
-            Rule::TimeLimit => is_time_limit(value),
-            Rule::Any | Rule::Range { .. } | Rule::Exactly(_) => true,
+            Rule::TimeLimit => time_limit_s(value).is_some_and(|seconds| seconds > 0),
+            Rule::SbatchOption => value.starts_with('-') && !value.contains('\n'),
+            Rule::Any | Rule::Range { .. } | Rule::Version(_) => true,
         }
     }
 
     /// The nearest allowed number, to be suggested.
     pub(crate) fn nearest_number(&self, value: f64) -> Option<f64> {
         match *self {
-            Rule::Exactly(only) if value != only => Some(only),
             Rule::Range { low, above: false, .. } if value < low => Some(low),
             Rule::Range { high, below: false, .. } if value > high => Some(high),
             _ => None,
@@ -121,17 +124,27 @@ impl Rule {
     }
 }
 
-/// Whether `text` is one of SLURM's forms: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]
-/// (sbatch manual, `--time`).
-fn is_time_limit(text: &str) -> bool {
+/// The seconds of a SLURM time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or
+/// days-hours:minutes:seconds (sbatch manual, `--time`); `None` for other texts.
+pub(crate) fn time_limit_s(text: &str) -> Option<u64> {
+    let number = |part: &str| {
+        let is_number = (1..=6).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| part.parse::<u64>().ok()).flatten()
+    };
     let (days, clock) = match text.split_once('-') {
-        Some((days, clock)) => (Some(days), clock),
+        Some((days, clock)) => (Some(number(days)?), clock),
         None => (None, text),
     };
-    let digits = |part: &str| !part.is_empty() && part.len() <= 6 && part.bytes().all(|b| b.is_ascii_digit());
-    let parts: Vec<&str> = clock.split(':').collect();
-    let not_zero = text.contains(|c: char| ('1'..='9').contains(&c));
-    days.is_none_or(digits) && parts.len() <= 3 && parts.iter().all(|part| digits(part)) && not_zero
+    let parts = clock.split(':').map(number).collect::<Option<Vec<u64>>>()?;
+    let (hours, minutes, seconds) = match (days, parts.as_slice()) {
+        (_, [hours, minutes, seconds]) => (*hours, *minutes, *seconds),
+        (Some(_), [hours, minutes]) => (*hours, *minutes, 0),
+        (Some(_), [hours]) => (*hours, 0, 0),
+        (None, [minutes, seconds]) => (0, *minutes, *seconds),
+        (None, [minutes]) => (0, *minutes, 0),
+        _ => return None,
+    };
+    Some(((days.unwrap_or(0) * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
 /// The choices of an enumeration, in words.
@@ -142,7 +155,7 @@ pub(crate) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rule, is_time_limit};
+    use super::{Rule, time_limit_s};
 
     #[test]
     fn ends_are_kept_or_refused_as_said() {
@@ -154,11 +167,14 @@ mod tests {
 
     #[test]
     fn time_limits_are_slurms() {
-        for text in ["30", "30:00", "12:00:00", "3-00:00:00", "3-12", "3-12:30"] {
-            assert!(is_time_limit(text), "{text}");
+        let known =
+            [("30", 1800), ("30:10", 1810), ("12:00:00", 43_200), ("3-00:00:00", 259_200), ("1-12:30", 131_400)];
+        for (text, seconds) in known {
+            assert_eq!(time_limit_s(text), Some(seconds), "{text}");
         }
-        for text in ["", "0", "00:00:00", "3 days", "1h", "-1", "1:2:3:4", "3-"] {
-            assert!(!is_time_limit(text), "{text}");
+        for text in ["", "3 days", "1h", "-1", "1:2:3:4", "3-", "9999999"] {
+            assert_eq!(time_limit_s(text), None, "{text}");
         }
+        assert!(!Rule::TimeLimit.allows_text("00:00:00"));
     }
 }

@@ -15,7 +15,7 @@ section! {
     /// One training run, from the first step of its first stage to the last step of its last.
     pub struct Run {
         /// Version of this schema.
-        pub schema_version: u64 => Rule::Exactly(SCHEMA_VERSION as f64),
+        pub schema_version: u64 => Rule::Version(SCHEMA_VERSION as f64),
         /// What the run is called and where it writes.
         pub run: Identity,
         /// The model.

@@ -156,14 +156,17 @@ pub(crate) fn elsewhere(key: &str) -> Option<String> {
     let mut places: Vec<String> = Vec::new();
     for line in reference() {
         let Some((section, name)) = line.path.rsplit_once('.') else { continue };
-        let section = section.split('{').next().unwrap_or(section).replace("[]", "");
+        let section = match section.strip_suffix('}').and_then(|section| section.rsplit_once('{')) {
+            Some((section, kind)) => format!("{section} of kind {kind}"),
+            None => section.to_owned(),
+        };
         if name == key && !places.contains(&section) {
             places.push(section);
         }
     }
     match places.len() {
         0 => None,
-        1..=3 => Some(format!("`{key}` is a key of {}", listed(places.iter().map(String::as_str)))),
+        1..=3 => Some(format!("`{key}` is a key of {}", places.join(" and of "))),
         _ => None,
     }
 }

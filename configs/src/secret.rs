@@ -107,7 +107,7 @@ fn secrets(text: &str) -> Vec<Secret> {
 fn user_passwords(text: &str, found: &mut Vec<Secret>) {
     for (position, _) in text.match_indices("://") {
         let start = position + 3;
-        let end = text[start..].find(['/', '?', '#', ' ', '"', '\'']).map_or(text.len(), |length| start + length);
+        let end = text[start..].find(['/', '?', '#', ' ', '"', '\'', '`']).map_or(text.len(), |length| start + length);
         if let Some(at) = text[start..end].rfind('@')
             && let Some(colon) = text[start..start + at].find(':')
             && colon + 1 < at
@@ -127,7 +127,7 @@ fn query_parameters(text: &str, found: &mut Vec<Secret>) {
             continue;
         }
         let start = name_start + equals + 1;
-        let end = text[start..].find(['&', '#', ' ', '"', '\'']).map_or(text.len(), |length| start + length);
+        let end = text[start..].find(['&', '#', ' ', '"', '\'', '`']).map_or(text.len(), |length| start + length);
         if end > start {
             found.push(Secret { start, end, what: "an access key in a query parameter" });
         }
@@ -148,7 +148,7 @@ fn assignments(text: &str, found: &mut Vec<Secret>) {
         if text[start..].starts_with(['"', '\'']) {
             start += 1;
         }
-        let end = text[start..].find([' ', '\n', ';', '"', '\'']).map_or(text.len(), |length| start + length);
+        let end = text[start..].find([' ', '\n', ';', '"', '\'', '`']).map_or(text.len(), |length| start + length);
         if end > start && !text[start..].starts_with('$') {
             found.push(Secret { start, end, what: "a secret" });
         }

@@ -26,7 +26,7 @@ fn fold(name: &str) -> String {
 /// Whether one name is the other with words left out, e.g. `warmup` for `warmup_steps`.
 fn is_part(found: &str, target: &str) -> bool {
     let (short, long) = if found.len() < target.len() { (found, target) } else { (target, found) };
-    short.len() >= 3 && (long.starts_with(&format!("{short}_")) || long.ends_with(&format!("_{short}")))
+    short.len() >= 3 && short != long && format!("_{long}_").contains(&format!("_{short}_"))
 }
 
 /// `names` as a list in words, each in back-ticks.
@@ -49,6 +49,7 @@ mod tests {
         assert_eq!(nearest("warmup", names), Some("warmup_steps"));
         assert_eq!(nearest("flor", names), Some("floor"));
         assert_eq!(nearest("Warmup-Steps", names), Some("warmup_steps"));
+        assert_eq!(nearest("linear_warmup_steps_lr", names), Some("warmup_steps"));
         assert_eq!(nearest("colour", names), None);
         assert_eq!(nearest("", names), None);
     }

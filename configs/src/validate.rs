@@ -258,7 +258,7 @@ pub(crate) fn check_schedule(schedule: &LrSchedule, steps: u64, place: Place<'_>
             place.refuse_at(
                 key,
                 message,
-                format!("the paper's peak is 1e-4, its floor 1e-5, its start 1e-6; write at most {peak:e}"),
+                format!("write at most {peak:e} (the paper: peak 1e-4, floor 1e-5, start 1e-6)"),
                 problems,
             );
         }

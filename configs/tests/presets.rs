@@ -1,5 +1,7 @@
 //! The shipped configs: they validate, state every key, name their sources and differ where they say they do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use configs::{LanguageModelSizes, Overrides, PRESETS, Run, load_str, preset};
