@@ -257,11 +257,7 @@ impl FromNode for f64 {
                 None
             }
             Some(_) => {
-                place.refuse(
-                    &expected,
-                    Some("NaN, infinity and numbers too large for a double are refused".to_owned()),
-                    problems,
-                );
+                place.refuse(&expected, Some("NaN and infinity are refused".to_owned()), problems);
                 None
             }
             None => {
@@ -328,6 +324,9 @@ fn number_hint(place: Place<'_>) -> Option<String> {
     let scalar = place.scalar()?;
     if scalar.meaning() == Meaning::Nothing {
         return None;
+    }
+    if scalar.text.starts_with(|c: char| c.is_ascii_digit()) && scalar.text.parse() == Ok(f64::INFINITY) {
+        return Some("that is too large for a double".to_owned());
     }
     let plain: String = scalar.text.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
     let is_number = |text: &str| Scalar { text: text.to_owned(), style: Style::Plain }.meaning() == Meaning::Number;

@@ -250,7 +250,8 @@ section! {
 kinds! {
     /// What the Q-Former starts from.
     pub enum QFormerInit {
-        /// BERT: text layers and word embeddings are copied, the query layers from their text twins; cross-attention is new.
+        /// BERT: text layers and word embeddings are copied, query layers from their text twins;
+        /// cross-attention is new.
         "bert" => Bert(Weights),
         /// Normal(0, 0.02) throughout, keyed by the run's seed.
         "random" => Random(RandomInit),

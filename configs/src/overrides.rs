@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::parse::is_invisible;
 use crate::problem::{Origin, Problems, printable};
 use crate::suggest::{listed, nearest};
 use crate::tree::{Entry, Node, Scalar, Style, Value, join};
@@ -87,6 +88,11 @@ fn split_path(path: &str) -> Option<Vec<&str>> {
 /// The value behind `=`.
 fn read_value(text: &str, origin: &Origin, problems: &mut Problems) -> Option<Node> {
     if !text.trim_start().starts_with(['[', '{', '"', '\'']) {
+        if let Some(character) = text.chars().find(|c| is_invisible(*c)) {
+            let message = format!("found the invisible character U+{:04X} in the value", u32::from(character));
+            problems.add(origin, "", message, Some("type the value anew".to_owned()));
+            return None;
+        }
         let scalar = Scalar { text: text.to_owned(), style: Style::CommandLine };
         return Some(Node { origin: origin.clone(), value: Value::Scalar(scalar) });
     }

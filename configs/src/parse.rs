@@ -89,6 +89,7 @@ impl<'a> Builder<'a> {
             Event::Alias(anchor) => return self.alias(anchor, origin, depth),
             Event::Scalar(text, style, anchor, tag) => {
                 let style = if style == ScalarStyle::Plain { Style::Plain } else { Style::Quoted };
+                self.refuse_invisible(&text, &origin);
                 (anchor, tag, Value::Scalar(Scalar { text: text.into_owned(), style }))
             }
             Event::SequenceStart(anchor, tag) => (anchor, tag, Value::List(self.list(depth)?)),
@@ -185,6 +186,16 @@ impl<'a> Builder<'a> {
         self.stop(origin.clone(), &message, "look for aliases of aliases (`*name`), or for data that is not a config")
     }
 
+    /// Notes a character that no editor shows and that YAML 1.1 and 1.2 read differently.
+    fn refuse_invisible(&mut self, text: &str, origin: &Origin) {
+        if let Some(character) = text.chars().find(|c| is_invisible(*c)) {
+            let message =
+                format!("found the invisible character U+{:04X} in a text; expected none", u32::from(character));
+            let advice = "type the text anew: such characters come along when text is copied".to_owned();
+            self.problems.add(origin, &self.path.join(""), message, Some(advice));
+        }
+    }
+
     fn stop<T>(&mut self, origin: Origin, message: &str, suggestion: &str) -> Result<T, Stopped> {
         self.problems.add(&origin, &self.path.join(""), message, Some(suggestion.to_owned()));
         Err(Stopped)
@@ -206,6 +217,11 @@ impl<'a> Builder<'a> {
     fn position(&self, marker: Marker, width: usize) -> Origin {
         Origin::File { file: self.file.clone(), line: marker.line().max(1), column: marker.col() + 1, width }
     }
+}
+
+/// Control characters other than tab and line feed, Unicode's line ends and byte-order marks.
+pub(crate) fn is_invisible(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\t' | '\n')) || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
 /// How many values `node` holds, itself included, and how many levels it has.

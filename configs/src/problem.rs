@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::parse::is_invisible;
 use crate::secret::redact;
 
 /// The place a value came from.
@@ -194,7 +195,7 @@ fn excerpt(line: &str) -> Option<String> {
     if line.trim().is_empty() || line.chars().count() > LONGEST_EXCERPT || redact(line) != line {
         return None;
     }
-    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    Some(line.chars().map(|c| if is_invisible(c) || c == '\t' { ' ' } else { c }).collect())
 }
 
 /// `text` on one line, control characters escaped, cut after `most` characters.
@@ -205,7 +206,7 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
             shown.push('…');
             break;
         }
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if is_invisible(c) || c == '\n' || c == '\t' { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
 }

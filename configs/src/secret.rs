@@ -70,7 +70,8 @@ pub(crate) fn refuse_secrets(node: &Node, path: &str, problems: &mut Problems) {
         Value::Scalar(scalar) => {
             if let Some(secret) = secrets(&scalar.text).first() {
                 let message = format!(
-                    "found {} in `{}`; expected no secret, because configs are copied into checkpoints, logs and reports",
+                    "found {} in `{}`; expected no secret, because configs are copied into checkpoints, \
+                     logs and reports",
                     secret.what,
                     crate::problem::printable(&redact(&scalar.text), 80)
                 );

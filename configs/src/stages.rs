@@ -83,7 +83,8 @@ choice! {
     pub enum GenerativeText {
         /// Given the prompt, produce the whole caption.
         "whole_caption" => WholeCaption,
-        /// Given the caption's beginning, produce the rest; where it is cut is drawn up to the middle (LAVIS issue 139).
+        /// Given the caption's beginning, produce the rest; where it is cut is drawn up to the middle (LAVIS
+        /// issue 139).
         "prefix_split" => PrefixSplit,
         /// Given the question in the prompt, produce the answer.
         "question_answer" => QuestionAnswer,

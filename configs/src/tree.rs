@@ -68,7 +68,8 @@ impl Scalar {
     }
 }
 
-/// Whether YAML 1.2's core schema reads `text` as a number.
+/// Whether YAML 1.2's core schema reads `text` as a number. Numbers that are too large for a double stay text, as for
+/// the writer of the resolved config.
 fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
@@ -76,7 +77,7 @@ fn is_number(text: &str) -> bool {
     }
     unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && unsigned.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-'))
-        && unsigned.parse::<f64>().is_ok()
+        && unsigned.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 impl Node {
@@ -174,7 +175,7 @@ mod tests {
         for text in ["0", "-1", "+2", "1.5", ".5", "1.", "1e-8", "1.0E+3", ".inf", "-.Inf", ".nan"] {
             assert!(is_number(text), "{text}");
         }
-        for text in ["", "-", ".", "e5", "1_000", "0x10", "3-00:00:00", "1.2.3", "inf", "NaN", "2.7b", "10 "] {
+        for text in ["", "-", ".", "e5", "1_000", "0x10", "3-00:00:00", "1.2.3", "inf", "NaN", "2.7b", "10 ", "1e999"] {
             assert!(!is_number(text), "{text}");
         }
     }

@@ -159,7 +159,8 @@ impl<'a> Parts<'a> {
         let world_size = cluster.world_size();
         for (index, stage) in self.stages.iter().filter(|(_, stage)| stage.slices() < world_size) {
             let message = format!(
-                "found {} slices for {world_size} ranks (nodes {} x ranks_per_node {}); expected at least one slice per rank",
+                "found {} slices for {world_size} ranks (nodes {} x ranks_per_node {}); expected at least one slice \
+                 per rank",
                 stage.slices(),
                 cluster.nodes,
                 cluster.ranks_per_node

@@ -197,6 +197,13 @@ fn overrides_are_typed_as_the_key_wants() {
     assert_eq!((adamw.betas, adamw.max_grad_norm), ([0.8, 0.9], Some(1.0)));
 }
 
+/// Found by the properties above: texts that the writer of the resolved config leaves bare must be read as texts.
+#[test]
+fn texts_that_look_like_huge_numbers_read_back() {
+    check(preset("tiny").unwrap(), &Overrides::new(["model.language_model.weights.uri=1e999"]));
+    check(preset("tiny").unwrap(), &Overrides::new(["run.output=.inf", "model.qformer.tokenizer=0x10"]));
+}
+
 #[test]
 fn the_reference_documents_every_key() {
     let reference = schema::reference();
