@@ -24,7 +24,7 @@ pub enum DataError {
         advice: &'static str,
         /// The store's own error.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// A prefix that was expected to hold shards holds none.
     #[error("{uri}: no *.parquet shard found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`")]

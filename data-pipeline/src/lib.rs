@@ -8,6 +8,8 @@ pub mod caption;
 pub mod catalog;
 pub mod error;
 pub mod image;
+pub mod inspect;
+pub mod loader;
 pub mod order;
 pub mod parquet_source;
 pub mod rng;

@@ -51,7 +51,7 @@ impl Location {
             uri: uri.into(),
             action: "open the store",
             advice: ". Check the store's variables in the environment",
-            source,
+            source: Box::new(source),
         })?;
         Ok(Self { store, path, uri: uri.trim_end_matches('/').into() })
     }
@@ -89,7 +89,7 @@ impl Location {
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
             Err(source) => return Err(self.error("list", source)),
         };
-        if found.is_empty() && self.path.as_ref().ends_with(suffix) {
+        if found.is_empty() && !suffix.is_empty() && self.path.as_ref().ends_with(suffix) {
             found.push(self.store.head(&self.path).await.map_err(|e| self.error("read", e))?);
         }
         found.retain(|meta| meta.location.as_ref().ends_with(suffix));
@@ -125,7 +125,7 @@ impl Location {
 
     /// Wraps a store error with this place's URI and what to do about it.
     pub fn error(&self, action: &'static str, source: object_store::Error) -> DataError {
-        DataError::Store { uri: self.uri.clone(), action, advice: advice(&source), source }
+        DataError::Store { uri: self.uri.clone(), action, advice: advice(&source), source: Box::new(source) }
     }
 }
 

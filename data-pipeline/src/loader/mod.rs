@@ -19,7 +19,7 @@ use rayon::prelude::*;
 pub use batch::{Batch, Ledger, Pixels, Skipped};
 
 use crate::augment::TrainTransform;
-use crate::caption::CaptionCleaner;
+use crate::caption::Cleaner;
 use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
 use crate::image::DecodeLimits;
@@ -45,7 +45,7 @@ pub struct LoaderSettings {
     /// Random crop, flip, resize and normalisation.
     pub transform: TrainTransform,
     /// Caption cleaning.
-    pub captions: CaptionCleaner,
+    pub captions: Cleaner,
     /// Limits of an image before it is decoded.
     pub limits: DecodeLimits,
     /// Decode threads.
@@ -142,7 +142,7 @@ impl Loader {
         let order = Arc::new(Order::new(settings.layout, rows)?);
         let lanes_per_slice = settings.layout.lanes / settings.slices;
         let lanes = slices.start * lanes_per_slice..slices.end * lanes_per_slice;
-        let batch_bytes = settings.slice_batch() * settings.transform.floats_per_image() as u64 * 4;
+        let batch_bytes = settings.slice_batch() * settings.transform.out_len() as u64 * 4;
         let batches = batch_bytes * (BATCHES_IN_WORK + BATCHES_READY + 1) as u64;
         let plan =
             WindowPlan::new(catalog.clone(), order.clone(), lanes, lanes_per_slice, settings.memory_bytes, batches)?;
@@ -220,7 +220,7 @@ fn spawn_workers(
         .build()
         .map_err(|e| failed(&e))?;
     let pool = Arc::new(pool);
-    let pixels = PixelPool::new(settings.slice_batch() as usize * settings.transform.floats_per_image());
+    let pixels = PixelPool::new(settings.slice_batch() as usize * settings.transform.out_len());
     let loader = Arc::new(SampleLoader { settings, catalog, order });
     let mut workers = Vec::new();
     for number in 0..BATCHES_IN_WORK {
@@ -244,7 +244,7 @@ fn spawn_workers(
 /// Decodes every sample of a slice into its slot.
 fn fill(loader: &SampleLoader, work: &Work, pool: &PixelPool) -> Result<Batch> {
     let mut images = pool.take();
-    let floats = loader.settings.transform.floats_per_image();
+    let floats = loader.settings.transform.out_len();
     let loaded: Vec<Result<sample::Sample>> =
         images.par_chunks_mut(floats).zip(&work.draws).map(|(slot, draw)| loader.load(draw, slot)).collect();
     let mut batch = Batch::empty(work.step, work.slice, images);

@@ -1,5 +1,6 @@
 //! One row becomes one sample, or the next usable row of its window takes its place.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
@@ -9,10 +10,15 @@ use super::windows::WindowDraw;
 use super::LoaderSettings;
 use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
-use crate::image;
+use crate::image::{self, RgbImage};
 use crate::order::{Address, Order};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+
+thread_local! {
+    /// Pixels of the image being decoded; the memory is used again by the next one.
+    static DECODED: RefCell<RgbImage> = const { RefCell::new(RgbImage { width: 0, height: 0, pixels: Vec::new() }) };
+}
 
 /// A decoded sample without its pixels, which lie in the batch.
 pub(super) struct Sample {
@@ -82,14 +88,17 @@ impl SampleLoader {
         let group = self.catalog.row_groups[address.row_group];
         let id = group.first_row + row as u64;
         let raw = self.caption(rows, row, address.epoch, id).ok_or("no_caption")?;
-        let caption = self.settings.captions.clean(raw);
-        if caption.is_empty() {
+        let caption = self.settings.captions.caption(raw);
+        if caption.len() == self.settings.captions.prompt.len() {
             return Err("no_caption");
         }
         let encoded = rows.images.value(row);
-        let decoded = image::decode(encoded, &self.settings.limits).map_err(|e| e.reason())?;
-        let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Augment, &[address.epoch, id]);
-        self.settings.transform.apply(&decoded, &mut rng, slot);
+        DECODED.with_borrow_mut(|decoded| {
+            image::decode_into(encoded, &self.settings.limits, decoded).map_err(|e| e.reason())?;
+            let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Augment, &[address.epoch, id]);
+            self.settings.transform.apply(decoded, &mut rng, slot);
+            Ok::<(), &'static str>(())
+        })?;
         let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row));
         Ok(Sample { caption, key: key.to_owned(), id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
     }
