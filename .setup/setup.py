@@ -6,7 +6,7 @@ place, 1 with a message when it is not.
 
     setup.py              bring what is missing (TORCH_CUDA=1: the CUDA libraries too)
     setup.py --check      only say what is in place; exit code 1 when something is missing
-    setup.py --python F   a virtual environment .deps/python with the packages of requirements file F
+    setup.py --python F   a virtual environment .deps/python-X with the packages of requirements-X.txt
 
 Honours LIBTORCH (a libtorch of the right version instead of ours), MPICC, LIBCLANG_PATH, and pip's
 settings: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_CERT, https_proxy, pip.conf.
@@ -62,7 +62,7 @@ def parse():
     parser.add_argument("--index-url", help="the package index (default: pip's)")
     parser.add_argument("--find-links", action="append", default=[], help="a folder of wheels, asked first")
     parser.add_argument("--check", action="store_true", help="only say what is in place")
-    parser.add_argument("--python", metavar="FILE", help="make .deps/python from a requirements file")
+    parser.add_argument("--python", metavar="FILE", help="make .deps/python-X from the file requirements-X.txt")
     parser.add_argument("--skip-tools", action="store_true", help="bring the pinned libraries only")
     parser.add_argument("--assume-free-bytes", type=int, help="for tests: take this as the free disk space")
     parser.add_argument("--retry-seconds", type=float, default=2.0, help="wait before the n-th retry: n times this")
@@ -189,14 +189,17 @@ def summary(libraries, chosen):
 
 
 def python_environment(options, store):
-    """Makes .deps/python with the packages of a requirements file: the peers that tests and benches compare with."""
+    """Makes a virtual environment with the packages of a requirements file: the peers of tests and benchmarks.
+
+    requirements-test.txt goes to .deps/python-test, requirements-bench.txt to .deps/python-bench.
+    """
     with open(options.python, "rb") as file:
         key = hashlib.sha256(file.read()).hexdigest() + platform.python_version()
-    name = "python-" + os.path.basename(options.python)
-    place = os.path.join(options.dest, "python")
+    name = "python-" + os.path.basename(options.python).removeprefix("requirements-").removesuffix(".txt")
+    place = os.path.join(options.dest, name)
     interpreter = os.path.join(place, "bin/python")
     if (store.read_stamp(name) or {}).get("key") == key and os.path.exists(interpreter):
-        print("set-up: .deps/python is in place; nothing to do")
+        print(f"set-up: .deps/{name} is in place; nothing to do")
         return 0
     if not os.path.exists(interpreter):
         made = subprocess.run([sys.executable, "-m", "venv", place], capture_output=True, text=True, check=False)
