@@ -32,6 +32,13 @@ pub fn connect(topology: &Topology, mpi_pieces: &[PathBuf]) -> Result<Arc<dyn Co
         return Ok(Arc::new(Single));
     }
     let joined = Mpi::init(MpiPiece::load(mpi_pieces)?)?;
+    if joined.thread_level() < ThreadLevel::Serialized {
+        let reason = format!(
+            "it allows calls from one thread only ({:?}); use an MPI with thread support",
+            joined.thread_level()
+        );
+        return Err(ClusterError::Mpi { call: "init", reason });
+    }
     let (rank, world_size) = (joined.rank(), joined.world_size());
     if (rank, world_size) != (topology.rank, topology.world_size) {
         return Err(ClusterError::OtherWorld { launcher: *topology, rank, world_size });

@@ -81,7 +81,7 @@ impl MpiPiece {
             // SAFETY: the piece and libmpi only set up static data when they are loaded.
             match unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) } {
                 Ok(library) => return Self::from_library(library, path),
-                Err(error) => tried.push(format!("{}: {}", path.display(), reason(&error))),
+                Err(error) => tried.push(reason(&error)),
             }
         }
         Err(ClusterError::MpiPieceNotFound { tried })
@@ -243,7 +243,7 @@ fn check(functions: &Functions, call: &'static str, code: i32) -> Result<(), Clu
     }
 }
 
-/// The loader's own words; libloading keeps them in the error's source.
+/// The loader's own words, which begin with the path; libloading keeps them in the error's source.
 fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -3,12 +3,12 @@
 use std::env;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ClusterError;
 
 /// Who started this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Launcher {
     /// Nobody in particular: a world of one.
@@ -36,7 +36,7 @@ impl fmt::Display for Launcher {
 }
 
 /// This process's place among the processes of the job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// Who set the variables.
     pub launcher: Launcher,

@@ -125,7 +125,7 @@ impl Nccl {
                     let library = Library::from_opened(opened, path)?;
                     return Ok(Self { library, path: path.clone() });
                 }
-                Err(reason) => tried.push(format!("{}: {reason}", path.display())),
+                Err(reason) => tried.push(reason),
             }
         }
         Err(NcclError::NotFound { tried })

@@ -22,7 +22,7 @@ pub(crate) struct Library {
     _opened: ManuallyDrop<Opened>,
 }
 
-/// Opens a shared library by path or soname. The error is the loader's reason.
+/// Opens a shared library by path or soname. The error is the loader's reason, which begins with the path.
 pub(crate) fn open(path: &Path) -> Result<Opened, String> {
     // SAFETY: NCCL's initialisers only set up static data, and the library is never unloaded.
     let opened = unsafe { Opened::open(Some(path), RTLD_NOW | RTLD_LOCAL) };

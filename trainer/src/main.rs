@@ -1,0 +1,114 @@
+//! One rank. People type `blip2`; it starts this program, under mpirun or srun when there are several ranks.
+
+use std::env;
+use std::io::{self, Write};
+use std::panic;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use cluster::{Collective, Topology};
+use trainer::libraries::{self, CudaLibrary};
+use trainer::self_check::{Candidates, self_check};
+
+/// Exit code for an error; the table of all codes is in docs/exit-codes.md.
+const ERROR: u8 = 1;
+
+/// One rank of a BLIP-2 run.
+#[derive(Parser)]
+#[command(name = "blip2-rank", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say which libraries were found, and compute a small sum through each of them.
+    SelfCheck {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// The NCCL library to load instead of the one beside libtorch.
+        #[arg(long, value_name = "PATH")]
+        nccl: Option<PathBuf>,
+        /// For tests: this rank panics while the others wait for it.
+        #[arg(long, hide = true, value_name = "RANK")]
+        panic_on_rank: Option<usize>,
+    },
+}
+
+fn main() -> ExitCode {
+    // Before anything else: once libtorch has looked for its CUDA part in vain, it never looks again.
+    let cuda = libraries::load_cuda();
+    let arguments = Arguments::parse();
+    match join().and_then(|job| job.run(arguments.command, cuda)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+/// The job that this rank belongs to.
+struct Job {
+    topology: Topology,
+    ranks: Arc<dyn Collective>,
+    mpi_pieces: Vec<PathBuf>,
+}
+
+fn join() -> Result<Job> {
+    let topology = Topology::from_environment()?;
+    let configured = env::var_os("BLIP2_MPI_LIBRARY").map(PathBuf::from);
+    let executable = env::current_exe().context("cannot find the path of this program")?;
+    let mpi_pieces = cluster::piece_candidates(configured.as_deref(), Some(&executable));
+    let ranks = cluster::connect(&topology, &mpi_pieces)?;
+    abort_on_panic(Arc::clone(&ranks));
+    Ok(Job { topology, ranks, mpi_pieces })
+}
+
+impl Job {
+    /// Runs the command. An error ends the whole job, as the other ranks may be waiting for this one.
+    fn run(self, command: Command, cuda: CudaLibrary) -> Result<()> {
+        let outcome = self.execute(command, cuda).and_then(|()| Ok(self.ranks.finish()?));
+        if let Err(error) = &outcome
+            && self.ranks.world_size() > 1
+        {
+            print_error(error);
+            self.ranks.abort(i32::from(ERROR));
+        }
+        outcome
+    }
+
+    fn execute(&self, command: Command, cuda: CudaLibrary) -> Result<()> {
+        match command {
+            Command::SelfCheck { json, nccl, panic_on_rank } => {
+                assert!(panic_on_rank != Some(self.ranks.rank()), "--panic-on-rank names this rank");
+                let candidates = Candidates { mpi_pieces: self.mpi_pieces.clone(), nccl };
+                let report = self_check(&self.topology, self.ranks.as_ref(), cuda, &candidates)?;
+                let text = if json { serde_json::to_string(&report)? + "\n" } else { report.text() };
+                if self.ranks.rank() == 0 {
+                    io::stdout().write_all(text.as_bytes()).context("cannot write the report")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A rank that panics ends the job: unwinding would leave the other ranks waiting for it for ever.
+fn abort_on_panic(ranks: Arc<dyn Collective>) {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        ranks.abort(i32::from(ERROR));
+    }));
+}
+
+/// Prints the chain of causes. A closed stderr is no reason to fail again.
+fn print_error(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+}
