@@ -1,1 +1,6 @@
-//! Placeholder.
+//! What the whole-system tests share: the built programs, ranks under mpirun, and tests that say aloud
+//! that they were skipped.
+
+pub mod programs;
+pub mod ranks;
+pub mod skip;

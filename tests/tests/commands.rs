@@ -1,0 +1,163 @@
+//! The command line as people meet it: answers, exit codes, nothing half-written.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+
+use integration_tests::{binary, blip2, repository, skip, stderr, stdout};
+
+fn corpus(folder: &Path) -> String {
+    let out = folder.join("corpus").display().to_string();
+    let made = blip2(&["data", "synth", "--out", &out, "--scenes", "300", "--test-scenes", "50", "--image-size", "32"]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    out
+}
+
+#[test]
+fn synth_inspect_and_bench_work_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = corpus(folder.path());
+
+    let page = folder.path().join("page.html");
+    let looked =
+        blip2(&["data", "inspect", &format!("{out}/train"), "--html", page.to_str().unwrap(), "--samples", "12"]);
+    assert!(looked.status.success(), "{}", stderr(&looked));
+    let text = stdout(&looked);
+    for part in ["300 rows", "caption: Utf8", "jpg: Binary", "status success: 300"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+    let html = std::fs::read_to_string(page).unwrap();
+    assert_eq!(html.matches("<figure>").count(), 12);
+    assert_eq!(html.matches("data:image/jpeg;base64,").count(), 12);
+    assert!(!html.contains("http://") && !html.contains("https://"), "the page needs no network");
+
+    let json = blip2(&["data", "inspect", &out, "--json", "--samples", "3"]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["inspection"]["rows"], 400);
+    assert_eq!(value["inspection"]["samples"].as_array().unwrap().len(), 3);
+
+    let timed = blip2(&["bench", "data", &format!("{out}/train"), "--image-size", "32", "--batch", "16", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&timed.stdout).unwrap();
+    assert_eq!(value["images"], 288);
+    assert!(value["images_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(value["skipped"], 0);
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes_and_another_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = corpus(folder.path());
+    let before = tree(Path::new(&out));
+    assert_eq!(corpus(folder.path()), out, "running again is fine");
+    assert_eq!(before, tree(Path::new(&out)));
+    let other = blip2(&["data", "synth", "--out", &out, "--scenes", "301", "--seed", "7"]);
+    assert!(!other.status.success());
+    assert!(stderr(&other).contains("--overwrite") || stderr(&other).contains("overwrite"), "{}", stderr(&other));
+    assert_eq!(before, tree(Path::new(&out)), "a refused command changed files");
+}
+
+/// Every file with its bytes.
+fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(tree(&path));
+        } else {
+            files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = repository().join("configs/tiny.yaml").display().to_string();
+    let missing = folder.path().join("none").display().to_string();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["config", "check", &tiny], 0, ""),
+        (&["config", "check", &tiny, "--set", "run.seed=red"], 2, "run.seed"),
+        (&["config", "check", &missing], 2, "none"),
+        (&["data", "inspect", &missing], 1, "no *.parquet shard found"),
+        (&["data", "inspect", "ftp://host/x"], 2, "ftp://host/x"),
+        (&["data", "synth", "--out", &missing, "--scenes", "0"], 2, "scenes is 0"),
+        (&["data", "synth"], 2, "--out"),
+        (&["nonsense"], 2, "nonsense"),
+    ];
+    for (arguments, code, message) in cases {
+        let output = blip2(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
+        assert!(code == 0 || output.stdout.is_empty(), "{arguments:?} failed and still answered");
+    }
+    assert!(!Path::new(&missing).exists(), "a refused command created something");
+}
+
+#[test]
+fn the_resolved_config_reads_back_as_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = repository().join("configs/tiny.yaml").display().to_string();
+    let shown = stdout(&blip2(&["config", "show", &tiny, "--set", "run.seed=7"]));
+    let resolved = folder.path().join("resolved.yaml");
+    std::fs::write(&resolved, &shown).unwrap();
+    let again = stdout(&blip2(&["config", "show", resolved.to_str().unwrap()]));
+    assert_eq!(shown, again);
+    assert!(shown.contains("seed: 7"), "{shown}");
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_no_half_shard() {
+    // A small file system of the test's own, in namespaces that end with it.
+    let script = r#"
+        mount -t tmpfs -o size=3m none "$1" || exit 99
+        "$2" data synth --out "$1/corpus" --scenes 20000 --shard-rows 500
+        code=$?
+        find "$1" -type f -name '*.parquet' | while read -r shard; do tail -c 4 "$shard" | grep -q PAR1 || echo "torn: $shard"; done
+        [ -e "$1/corpus/corpus.json" ] && echo "torn: corpus.json"
+        exit $code
+    "#;
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([folder.path(), &binary("blip2")])
+        .output();
+    match output {
+        Ok(output) if output.status.code() == Some(1) && stderr(&output).contains("disk is full") => {
+            assert_eq!(stdout(&output), "", "half-written files");
+        }
+        Ok(output) if output.status.code() == Some(99) || stderr(&output).contains("unshare") => {
+            skip("a_full_disk_is_named_and_leaves_no_half_shard", "this machine allows no mount namespace");
+        }
+        Ok(output) => panic!("exit code {:?}: {}", output.status.code(), stderr(&output)),
+        Err(error) => skip("a_full_disk_is_named_and_leaves_no_half_shard", &format!("no unshare: {error}")),
+    }
+}
+
+#[test]
+fn an_interrupt_says_what_stays_and_the_same_command_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("corpus").display().to_string();
+    let arguments = ["data", "synth", "--out", &out, "--scenes", "60000", "--shard-rows", "1000", "--image-size", "64"];
+    let running = Command::new(binary("blip2")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let shard = Path::new(&out).join("train/00000.parquet");
+    for _ in 0..600 {
+        if shard.exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let sent = Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("continues from them"), "{}", stderr(&output));
+    assert!(!Path::new(&out).join("corpus.json").exists(), "a torn corpus looks whole");
+
+    let resumed = blip2(&[&arguments[..], &["--json"]].concat());
+    let value: serde_json::Value = serde_json::from_slice(&resumed.stdout).unwrap();
+    assert!(value["corpus"]["shards_kept"].as_u64().unwrap() > 0, "{value}");
+    assert!(Path::new(&out).join("corpus.json").exists());
+}
