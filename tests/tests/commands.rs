@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use integration_tests::{binary, blip2, repository, skip, stderr, stdout};
+use integration_tests::blip2::{blip2, stderr, stdout};
+use integration_tests::programs::{built, checkout};
+use integration_tests::skip::skip;
 
 fn corpus(folder: &Path) -> String {
     let out = folder.join("corpus").display().to_string();
@@ -75,7 +77,7 @@ fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn exit_codes_are_those_of_the_table() {
     let folder = tempfile::tempdir().unwrap();
-    let tiny = repository().join("configs/tiny.yaml").display().to_string();
+    let tiny = checkout().join("configs/tiny.yaml").display().to_string();
     let missing = folder.path().join("none").display().to_string();
     let cases: [(&[&str], i32, &str); 8] = [
         (&["config", "check", &tiny], 0, ""),
@@ -99,7 +101,7 @@ fn exit_codes_are_those_of_the_table() {
 #[test]
 fn the_resolved_config_reads_back_as_itself() {
     let folder = tempfile::tempdir().unwrap();
-    let tiny = repository().join("configs/tiny.yaml").display().to_string();
+    let tiny = checkout().join("configs/tiny.yaml").display().to_string();
     let shown = stdout(&blip2(&["config", "show", &tiny, "--set", "run.seed=7"]));
     let resolved = folder.path().join("resolved.yaml");
     std::fs::write(&resolved, &shown).unwrap();
@@ -122,7 +124,7 @@ fn a_full_disk_is_named_and_leaves_no_half_shard() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .args([folder.path(), &binary("blip2")])
+        .args([folder.path(), &built("blip2")])
         .output();
     match output {
         Ok(output) if output.status.code() == Some(1) && stderr(&output).contains("disk is full") => {
@@ -141,7 +143,7 @@ fn an_interrupt_says_what_stays_and_the_same_command_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("corpus").display().to_string();
     let arguments = ["data", "synth", "--out", &out, "--scenes", "60000", "--shard-rows", "1000", "--image-size", "64"];
-    let running = Command::new(binary("blip2")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let running = Command::new(built("blip2")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let shard = Path::new(&out).join("train/00000.parquet");
     for _ in 0..600 {
         if shard.exists() {

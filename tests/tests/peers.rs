@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use integration_tests::{binary, blip2, peers_python, repository, stderr};
+use integration_tests::blip2::{blip2, peers_python, stderr};
+use integration_tests::programs::{built, checkout};
 
 #[test]
 fn pandas_and_datasets_open_the_shards() {
@@ -16,7 +17,7 @@ fn pandas_and_datasets_open_the_shards() {
     let made =
         blip2(&["data", "synth", "--out", &out, "--scenes", "3000", "--test-scenes", "200", "--shard-rows", "1000"]);
     assert!(made.status.success(), "{}", stderr(&made));
-    let read = Command::new(python).arg(repository().join("tests/peers/read_shards.py")).arg(&out).output().unwrap();
+    let read = Command::new(python).arg(checkout().join("tests/peers/read_shards.py")).arg(&out).output().unwrap();
     assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
 }
 
@@ -55,7 +56,7 @@ fn a_corpus_goes_to_s3_and_comes_back() {
     let (_server, port) = s3_server(&python);
     let endpoint = format!("http://127.0.0.1:{port}");
     let on_s3 = |arguments: &[&str]| {
-        Command::new(binary("blip2"))
+        Command::new(built("blip2"))
             .args(arguments)
             .env("AWS_ENDPOINT_URL", &endpoint)
             .env("AWS_ACCESS_KEY_ID", "test")
