@@ -27,7 +27,9 @@ pub enum DataError {
         source: Box<object_store::Error>,
     },
     /// A prefix that was expected to hold shards holds none.
-    #[error("{uri}: no *.parquet shard found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`")]
+    #[error(
+        "{uri}: no *.parquet shard found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`"
+    )]
     NoShards {
         /// The prefix.
         uri: String,
@@ -44,7 +46,9 @@ pub enum DataError {
         source: Arc<parquet::errors::ParquetError>,
     },
     /// A shard whose columns are not those of an image-text shard.
-    #[error("{uri}: {problem}; columns found: {columns}. Expected img2dataset's Parquet output: a text column `caption` and a binary column `jpg`, `png` or `webp`")]
+    #[error(
+        "{uri}: {problem}; columns found: {columns}. Expected img2dataset's Parquet output: a text column `caption` and a binary column `jpg`, `png` or `webp`"
+    )]
     Schema {
         /// The shard.
         uri: String,
@@ -54,7 +58,9 @@ pub enum DataError {
         columns: String,
     },
     /// Too many samples could not be used.
-    #[error("{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}")]
+    #[error(
+        "{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}"
+    )]
     TooManyBad {
         /// Samples that failed.
         bad: u64,

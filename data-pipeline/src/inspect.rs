@@ -139,7 +139,10 @@ pub async fn inspect(
         (0..count).map(|i| i * total / count).collect()
     };
     if chosen.is_empty() {
-        return Err(DataError::NoShards { uri: catalog.location.uri().into(), found: "shards without a single row".into() });
+        return Err(DataError::NoShards {
+            uri: catalog.location.uri().into(),
+            found: "shards without a single row".into(),
+        });
     }
     let per_group = options.samples.div_ceil(chosen.len());
     let mut reads = futures::stream::iter(chosen.iter().copied())

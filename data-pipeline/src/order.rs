@@ -243,7 +243,10 @@ impl Order {
     /// The draws that make up the part of step `step` that the lanes `lanes` deliver, lane by lane.
     pub fn step(&self, step: u64, lanes: std::ops::Range<u64>) -> Vec<Draw> {
         let per_step = self.rows_per_step();
-        lanes.flat_map(|lane| (0..per_step).map(move |j| (lane, step * per_step + j))).map(|(l, n)| self.draw(l, n)).collect()
+        lanes
+            .flat_map(|lane| (0..per_step).map(move |j| (lane, step * per_step + j)))
+            .map(|(l, n)| self.draw(l, n))
+            .collect()
     }
 }
 
@@ -304,9 +307,8 @@ mod tests {
 
     #[test]
     fn other_seeds_and_epochs_give_other_orders() {
-        let order = |seed| {
-            Order::new(Layout { seed, lanes: 2, window_row_groups: 4, global_batch: 2 }, vec![100; 40]).unwrap()
-        };
+        let order =
+            |seed| Order::new(Layout { seed, lanes: 2, window_row_groups: 4, global_batch: 2 }, vec![100; 40]).unwrap();
         let first = |order: &Order, n| {
             let draw = order.draw(0, n);
             order.address(&draw.window, draw.offset)
@@ -320,11 +322,9 @@ mod tests {
 
     #[test]
     fn seeking_does_not_depend_on_the_step() {
-        let order = Order::new(
-            Layout { seed: 1, lanes: 64, window_row_groups: 16, global_batch: 1664 },
-            vec![100; 100_000],
-        )
-        .unwrap();
+        let order =
+            Order::new(Layout { seed: 1, lanes: 64, window_row_groups: 16, global_batch: 1664 }, vec![100; 100_000])
+                .unwrap();
         let far = order.step(10_000_000, 0..64);
         assert_eq!(far.len(), 1664);
         assert_eq!(far, order.step(10_000_000, 0..64));

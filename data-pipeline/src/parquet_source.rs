@@ -144,7 +144,11 @@ impl Shard {
     fn wanted(&self) -> Vec<&str> {
         let c = &self.columns;
         let optional = [&c.captions, &c.status, &c.key];
-        [&c.image, &c.caption].into_iter().map(String::as_str).chain(optional.into_iter().flatten().map(String::as_str)).collect()
+        [&c.image, &c.caption]
+            .into_iter()
+            .map(String::as_str)
+            .chain(optional.into_iter().flatten().map(String::as_str))
+            .collect()
     }
 
     /// Reads the training columns of one row group.
@@ -188,12 +192,20 @@ impl Shard {
             .map_err(fail)?;
         let schema = stream.schema().clone();
         let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(fail)?;
+        // A row group is one batch as a rule; joining would copy every image.
+        if let [only] = batches.as_slice() {
+            return Ok(only.clone());
+        }
         arrow::compute::concat_batches(&schema, &batches).map_err(|e| fail(ParquetError::ArrowError(e.to_string())))
     }
 
     fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<Arc<dyn Array>> {
-        let column = batch.column_by_name(name).ok_or_else(|| schema_error(&self.location, batch.schema_ref(), format!("no column `{name}`")))?;
-        let wrong = |e: arrow::error::ArrowError| schema_error(&self.location, batch.schema_ref(), format!("column `{name}`: {e}"));
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| schema_error(&self.location, batch.schema_ref(), format!("no column `{name}`")))?;
+        let wrong = |e: arrow::error::ArrowError| {
+            schema_error(&self.location, batch.schema_ref(), format!("column `{name}`: {e}"))
+        };
         arrow::compute::cast(column, to).map_err(wrong)
     }
 }

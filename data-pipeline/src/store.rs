@@ -141,7 +141,9 @@ fn advice(source: &object_store::Error) -> &'static str {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             ". Check the credentials in the environment and their rights on this path"
         }
-        E::NotImplemented { .. } | E::NotSupported { .. } => ". This store is read-only here; write to a path, s3://, gs:// or az://",
+        E::NotImplemented { .. } | E::NotSupported { .. } => {
+            ". This store is read-only here; write to a path, s3://, gs:// or az://"
+        }
         _ if text.contains("Permission denied") => ". Check the rights on this path",
         _ => "",
     }
@@ -186,7 +188,9 @@ fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Arc<dyn O
                 .build()?,
         ),
         other => {
-            return Err(object_store::Error::NotSupported { source: format!("scheme {other:?} is not offered").into() });
+            return Err(object_store::Error::NotSupported {
+                source: format!("scheme {other:?} is not offered").into(),
+            });
         }
     })
 }

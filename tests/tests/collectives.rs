@@ -2,6 +2,8 @@
 //!
 //! The test over MPI starts this program again under mpirun; each of those processes is one rank.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints for its parent")]
+
 use std::env;
 use std::process::Command;
 

@@ -137,7 +137,8 @@ fn another_seed_gives_other_batches() {
 
 /// Shards of 100 rows where row `i` is broken as `breakage(i)` says.
 fn shard(rows: usize, breakage: impl Fn(usize) -> &'static str) -> bytes::Bytes {
-    let good = std::fs::read(integration_tests::programs::checkout().join("tests/fixtures/preprocess/gradient.jpg")).unwrap();
+    let good =
+        std::fs::read(integration_tests::programs::checkout().join("tests/fixtures/preprocess/gradient.jpg")).unwrap();
     let images: Vec<Option<Vec<u8>>> = (0..rows)
         .map(|i| match breakage(i) {
             "null" => None,

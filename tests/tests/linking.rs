@@ -4,6 +4,8 @@
 //! That unit, integration and documentation tests find libtorch by themselves is shown by those of the
 //! crate `trainer`, which use it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints for its parent")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

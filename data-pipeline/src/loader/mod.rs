@@ -156,7 +156,8 @@ impl Loader {
         let stop = Arc::new(AtomicBool::new(false));
         let windows = Windows::start(&runtime, plan.clone(), first_step);
         let (to_consumer, batches) = sync_channel(BATCHES_READY);
-        let queue = Queue { step: first_step, slice: slices.start, slices, lanes_per_slice, windows, batches: to_consumer };
+        let queue =
+            Queue { step: first_step, slice: slices.start, slices, lanes_per_slice, windows, batches: to_consumer };
         let max_bad_fraction = settings.max_bad_fraction;
         let workers = spawn_workers(Arc::new(Mutex::new(queue)), settings, catalog, order, &stop)?;
         Ok(Self {

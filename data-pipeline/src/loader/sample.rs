@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
 
+use super::LoaderSettings;
 use super::batch::Skipped;
 use super::windows::WindowDraw;
-use super::LoaderSettings;
 use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
 use crate::image::{self, RgbImage};
@@ -74,7 +74,12 @@ impl SampleLoader {
         format!("{uri} row group {} row {}", group.index, address.row)
     }
 
-    fn try_row(&self, drawn: &WindowDraw, address: Address, slot: &mut [f32]) -> std::result::Result<Sample, &'static str> {
+    fn try_row(
+        &self,
+        drawn: &WindowDraw,
+        address: Address,
+        slot: &mut [f32],
+    ) -> std::result::Result<Sample, &'static str> {
         let rows = drawn.window.rows(address.row_group).ok_or("row_group_not_read")?;
         let row = address.row;
         if let Some(status) = &rows.status
@@ -111,7 +116,8 @@ impl SampleLoader {
         {
             let start = lists.value_offsets()[row] as usize;
             let count = lists.value_length(row) as u64;
-            let drawn = CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
+            let drawn =
+                CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
             let all = lists.values().as_string::<i32>();
             if all.is_valid(start + drawn) {
                 return Some(all.value(start + drawn));

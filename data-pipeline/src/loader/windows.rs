@@ -97,7 +97,11 @@ impl WindowPlan {
             return Err(DataError::Setting(format!(
                 "data.loader.memory_mb = {}: this rank's {} lanes x {} row groups of up to {} KiB, the reads in flight and the \
                  batches need {} MiB. Raise memory_mb, or lower data.shuffle_window_row_groups or data.lanes, or use more ranks",
-                mib(memory), lanes.end - lanes.start, order.window_row_groups(), largest.div_ceil(1024), mib(needed)
+                mib(memory),
+                lanes.end - lanes.start,
+                order.window_row_groups(),
+                largest.div_ceil(1024),
+                mib(needed)
             )));
         }
         let units = ((memory - reserved) / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));

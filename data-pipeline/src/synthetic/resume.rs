@@ -307,7 +307,9 @@ async fn delete(place: &Location) -> Result<()> {
 async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>> {
     let bytes = match place.read().await {
         Ok(bytes) => bytes,
-        Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {

@@ -44,9 +44,7 @@ fn settings(args: &BenchDataArgs) -> anyhow::Result<LoaderSettings> {
     let resampling = match args.resize.as_str() {
         "fast" => Resampling::Fast,
         "pillow_exact" => Resampling::PillowExact,
-        other => bail!(data_pipeline::DataError::Setting(format!(
-            "--resize {other}: expected fast or pillow_exact"
-        ))),
+        other => bail!(data_pipeline::DataError::Setting(format!("--resize {other}: expected fast or pillow_exact"))),
     };
     let lanes = (1..=MOST_LANES).rev().find(|lanes| args.batch.is_multiple_of(*lanes)).unwrap_or(1);
     Ok(LoaderSettings {
@@ -71,7 +69,12 @@ struct Measured {
     ledger: Ledger,
 }
 
-fn measure(catalog: Arc<Catalog>, settings: LoaderSettings, images: u64, progress: &Progress) -> anyhow::Result<Measured> {
+fn measure(
+    catalog: Arc<Catalog>,
+    settings: LoaderSettings,
+    images: u64,
+    progress: &Progress,
+) -> anyhow::Result<Measured> {
     let batch = settings.layout.global_batch;
     let steps = (images / batch).max(1);
     let (user, system) = cpu_seconds()?;
@@ -89,7 +92,14 @@ fn measure(catalog: Arc<Catalog>, settings: LoaderSettings, images: u64, progres
     let ledger = loader.ledger().clone();
     drop(loader);
     let (user_end, system_end) = cpu_seconds()?;
-    Ok(Measured { images: steps * batch, wall, user: user_end - user, system: system_end - system, first_batch, ledger })
+    Ok(Measured {
+        images: steps * batch,
+        wall,
+        user: user_end - user,
+        system: system_end - system,
+        first_batch,
+        ledger,
+    })
 }
 
 /// Reads the shards and prints images per second.

@@ -91,7 +91,13 @@ fn counts(found: &Inspection) -> String {
     spread("bytes per image", found.image_bytes);
     table.push_str("</table>\n");
     if !found.other_schemas.is_empty() {
-        push(&mut table, format_args!("<p class=\"bad\">{} shards have other columns than the first one:</p><ul>\n", found.other_schemas.len()));
+        push(
+            &mut table,
+            format_args!(
+                "<p class=\"bad\">{} shards have other columns than the first one:</p><ul>\n",
+                found.other_schemas.len()
+            ),
+        );
         for shard in found.other_schemas.iter().take(20) {
             push(&mut table, format_args!("<li>{}</li>\n", escape(shard)));
         }
@@ -112,10 +118,20 @@ fn figure(sample: &SampleView) -> String {
     }
     text.push_str("</ol>\n");
     match &sample.decoded {
-        Ok((width, height)) => push(&mut text, format_args!("<div class=\"place\">{width} x {height}, {}</div>\n", bytes(sample.image.len() as u64))),
+        Ok((width, height)) => push(
+            &mut text,
+            format_args!("<div class=\"place\">{width} x {height}, {}</div>\n", bytes(sample.image.len() as u64)),
+        ),
         Err(reason) => push(&mut text, format_args!("<div class=\"bad\">{}</div>\n", escape(reason))),
     }
-    push(&mut text, format_args!("<div class=\"place\">{} {}</div>\n</figcaption>\n</figure>\n", escape(&sample.place), escape(&sample.key)));
+    push(
+        &mut text,
+        format_args!(
+            "<div class=\"place\">{} {}</div>\n</figcaption>\n</figure>\n",
+            escape(&sample.place),
+            escape(&sample.key)
+        ),
+    );
     text
 }
 
