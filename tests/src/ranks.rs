@@ -9,8 +9,15 @@ use crate::programs::checkout;
 
 /// A private network of loopback only, and a process tree that ends with its first process.
 const NAMESPACE: [&str; 6] = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
-/// Brings the loopback of the new network up, then becomes the command.
-const LOOPBACK_UP: &str = "ip link set lo up && exec \"$@\"";
+/// Brings the loopback of the new network up and runs the command with a folder of its own for temporary files: Open
+/// MPI names its folders after process ids, which repeat from one namespace to the next.
+const INSIDE: &str = "ip link set lo up || exit 1
+TMPDIR=$(mktemp -d) || exit 1
+export TMPDIR
+\"$@\"
+code=$?
+rm -rf \"$TMPDIR\"
+exit $code";
 
 /// `mpirun -n ranks`, to which the caller adds the program; none when this machine has no mpirun.
 ///
@@ -21,7 +28,7 @@ pub fn mpirun(ranks: usize) -> Option<Command> {
     let mut command = match namespace() {
         Some(words) => {
             let mut command = Command::new(words[0]);
-            command.args(&words[1..]).args(["sh", "-c", LOOPBACK_UP, "sh"]).arg(launcher);
+            command.args(&words[1..]).args(["sh", "-c", INSIDE, "sh"]).arg(launcher);
             command
         }
         None => Command::new(launcher),
@@ -73,7 +80,7 @@ fn namespace() -> Option<&'static [&'static str]> {
         // With root as is; without, inside a user namespace.
         [&["unshare"][..], &["unshare", "--map-root-user"][..]].into_iter().find_map(|start| {
             let words: Vec<&str> = start.iter().chain(&NAMESPACE).copied().collect();
-            let tried = Command::new(words[0]).args(&words[1..]).args(["sh", "-c", LOOPBACK_UP, "sh", "true"]).output();
+            let tried = Command::new(words[0]).args(&words[1..]).args(["sh", "-c", INSIDE, "sh", "true"]).output();
             tried.is_ok_and(|output| output.status.success()).then_some(words)
         })
     });
