@@ -4,7 +4,9 @@ No registry is named here. The address is what the user or the site chose (PIP_I
 pip.conf); without either it is pip's own built-in default, asked of pip.
 """
 
+import ast
 import base64
+import functools
 import glob
 import html
 import json
@@ -42,10 +44,20 @@ def _ask_python(*arguments):
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+@functools.lru_cache(maxsize=None)
+def _pip_files():
+    """What pip's files set for all commands, as `pip config list` prints it."""
+    found = {}
+    for line in _ask_python("-m", "pip", "config", "list").splitlines():
+        name, _, value = line.partition("=")
+        if name.startswith("global."):
+            found[name.removeprefix("global.")] = ast.literal_eval(value)
+    return found
+
+
 def _pip_setting(name):
     """A pip setting: the environment first, as pip does, then pip's files."""
-    value = os.environ.get("PIP_" + name.upper().replace("-", "_"))
-    return value or _ask_python("-m", "pip", "config", "get", "global." + name)
+    return os.environ.get("PIP_" + name.upper().replace("-", "_")) or _pip_files().get(name, "")
 
 
 class Index:
@@ -95,7 +107,7 @@ class Index:
                 continue
             found = _files_json(body) if kind == JSON else _files_html(body)
             if name in found:
-                return urllib.parse.urljoin(page, found[name])
+                return _with_secret_of(url, urllib.parse.urljoin(page, found[name]))
             tried.append(f"{_without_secret(page)}: lists no file {name}")
         raise SetupError(
             f"cannot find {name}. Tried:\n  " + "\n  ".join(tried) + "\n"
@@ -137,6 +149,13 @@ def reason(error):
     if isinstance(error, urllib.error.URLError):
         return str(error.reason)
     return str(error) or type(error).__name__
+
+
+def _with_secret_of(index, url):
+    """`url` with the name and password of the index address when it is on the same host, as pip does."""
+    parts, own = urllib.parse.urlsplit(url), urllib.parse.urlsplit(index)
+    secret, _, host = own.netloc.rpartition("@")
+    return parts._replace(netloc=f"{secret}@{host}").geturl() if secret and parts.netloc == host else url
 
 
 def _without_secret(url):

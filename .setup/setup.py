@@ -208,7 +208,7 @@ def python_environment(options, store):
             raise SetupError(
                 "this Python cannot make virtual environments. Install its venv module (Debian, Ubuntu: the package "
                 f"python3-venv or python{sys.version_info[0]}.{sys.version_info[1]}-venv). It said: "
-                + (made.stdout + made.stderr).strip()
+                + ((made.stdout + made.stderr).strip().splitlines() or ["nothing"])[-1]
             )
     command = [interpreter, "-m", "pip", "install", "--requirement", options.python, "--disable-pip-version-check"]
     if options.index_url:
