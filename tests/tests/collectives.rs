@@ -5,10 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints for its parent")]
 
 use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
+use cluster::nccl::{self, Nccl};
 use cluster::{BufferMut, ClusterError, Collective, Mpi, MpiPiece, Single, Topology};
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::{ranks, skip::skip};
 
 /// What a back end must do, in a world of any size.
@@ -97,6 +99,30 @@ fn rank_of_the_mpi_test() {
     let after = ranks.barrier().unwrap_err().to_string();
     assert!(after.contains("MPI is not up"), "{after}");
     println!("this rank conforms");
+}
+
+#[test]
+fn nccl_gives_its_version_and_unique_ids_without_a_gpu() {
+    const TEST: &str = "nccl_gives_its_version_and_unique_ids_without_a_gpu";
+    if env::var_os("NCCL_SOCKET_IFNAME").is_none() {
+        // NCCL listens while it makes an id: on the loopback interface only, which it reads from the environment.
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", TEST, "--nocapture"]).env("NCCL_SOCKET_IFNAME", "lo");
+        let output = run_within(60, &command);
+        assert!(output.status.success(), "{}", all_output(&output));
+        return;
+    }
+    let torch = env::var_os("LIBTORCH").map_or_else(|| checkout().join(".deps/site/torch"), PathBuf::from);
+    let library = match Nccl::load(&nccl::candidates(None, Some(&torch))) {
+        Ok(library) => library,
+        Err(error) => return skip(TEST, &format!("{error} (TORCH_CUDA=1 make setup brings it)")),
+    };
+    assert!(library.version().unwrap() >= nccl::Version { major: 2, minor: 18, patch: 0 });
+    let id = library.unique_id().unwrap();
+    assert_ne!(id, library.unique_id().unwrap());
+    assert_eq!(nccl::UniqueId::from_bytes(*id.as_bytes()), id);
+    assert!(library.error_string(4).contains("invalid argument"), "{}", library.error_string(4));
+    assert!(!library.error_string(12345).is_empty());
 }
 
 #[test]
