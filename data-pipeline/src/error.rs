@@ -73,12 +73,27 @@ pub enum DataError {
         /// Addresses of the first failures.
         examples: String,
     },
+    /// A whole window of rows without a single usable one.
+    #[error(
+        "{place}: none of the {rows} rows around it can be used (last reason: {reason}). Look at the shard with `blip2 data inspect`"
+    )]
+    NoUsableRow {
+        /// The row that was drawn.
+        place: String,
+        /// Rows tried.
+        rows: u64,
+        /// Why the last one failed.
+        reason: &'static str,
+    },
     /// A setting that cannot work.
     #[error("{0}")]
     Setting(String),
     /// Encoding or rendering failed.
     #[error("cannot encode an image: {0}")]
     Encode(String),
+    /// The loader was asked for more after it had failed.
+    #[error("the loader stopped at an earlier error; start a new one after mending its cause")]
+    Stopped,
     /// A background thread ended without saying why; its own message is on standard error.
     #[error("a background thread of the loader ended unexpectedly")]
     ThreadLost,

@@ -5,10 +5,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::sample::Sample;
-use crate::error::DataError;
+use crate::error::{DataError, Result};
 
 /// Skipped samples that an error message shows.
 const EXAMPLES_SHOWN: usize = 5;
+/// Bad samples below this count never stop a run, whatever their share: the first batch of a run may be unlucky.
+const FEWEST_BAD: u64 = 16;
 
 /// Buffers of one batch's pixels that are used again: fresh pages cost more than the copy they would save.
 #[derive(Clone)]
@@ -142,15 +144,20 @@ impl Ledger {
         }
     }
 
-    pub(super) fn too_many_bad(&self, limit: f64) -> DataError {
+    /// # Errors
+    /// [`DataError::TooManyBad`] when more than `limit` of the samples were skipped.
+    pub(super) fn check(&self, limit: f64) -> Result<()> {
+        if self.skipped < FEWEST_BAD || self.skipped as f64 <= limit * self.seen as f64 {
+            return Ok(());
+        }
         let reasons: Vec<String> = self.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
         let examples: Vec<String> = self.examples.iter().map(|s| format!("{} ({})", s.place, s.reason)).collect();
-        DataError::TooManyBad {
+        Err(DataError::TooManyBad {
             bad: self.skipped,
             seen: self.seen,
             reasons: reasons.join(", "),
             limit,
             examples: examples.join("; "),
-        }
+        })
     }
 }

@@ -32,8 +32,6 @@ use windows::{WindowPlan, Windows};
 const BATCHES_IN_WORK: usize = 2;
 /// Finished batches that may wait for the consumer.
 const BATCHES_READY: usize = 2;
-/// Bad samples below this count never stop a run, whatever their share: the first batch of a run may be unlucky.
-const FEWEST_BAD: u64 = 16;
 
 /// What a loader delivers and what it may use.
 #[derive(Clone, Debug)]
@@ -176,20 +174,27 @@ impl Loader {
     /// # Errors
     /// What stopped the data: a store or shard error, or too many bad samples. After an error every call fails.
     pub fn next_batch(&mut self) -> Result<Batch> {
-        let finished = self.batches.as_ref().and_then(|b| b.recv().ok()).ok_or(DataError::ThreadLost)?;
-        let batch = finished.recv().map_err(|_| DataError::ThreadLost)??;
-        self.ledger.add(&batch);
-        let Ledger { seen, skipped, .. } = self.ledger;
-        if skipped >= FEWEST_BAD && skipped as f64 > self.max_bad_fraction * seen as f64 {
-            return Err(self.ledger.too_many_bad(self.max_bad_fraction));
+        let batches = self.batches.as_ref().ok_or(DataError::Stopped)?;
+        let batch = take(batches).and_then(|batch| {
+            self.ledger.add(&batch);
+            self.ledger.check(self.max_bad_fraction)?;
+            Ok(batch)
+        });
+        if batch.is_err() {
+            self.batches = None;
         }
-        Ok(batch)
+        batch
     }
 
     /// What has been delivered and skipped since the start.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
+}
+
+fn take(batches: &Receiver<Receiver<Result<Batch>>>) -> Result<Batch> {
+    let finished = batches.recv().map_err(|_| DataError::ThreadLost)?;
+    finished.recv().map_err(|_| DataError::ThreadLost)?
 }
 
 impl Drop for Loader {

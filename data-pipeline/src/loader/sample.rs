@@ -41,17 +41,14 @@ impl SampleLoader {
     /// row that the same window's order holds one or more steps' worth of draws later.
     ///
     /// # Errors
-    /// [`DataError::Setting`] when no row of the window can be used.
+    /// [`DataError::NoUsableRow`].
     pub(super) fn load(&self, drawn: &WindowDraw, slot: &mut [f32]) -> Result<Sample> {
         let (id, offset) = (&drawn.draw.window, drawn.draw.offset);
         let rows_in_window = self.order.window_rows(id);
         let stride = self.order.rows_per_step();
         let mut skipped = Vec::new();
         for attempt in 0..rows_in_window {
-            // In a window shorter than a step's draws the stride would revisit rows; it then walks one by one.
-            let step = if stride < rows_in_window { stride } else { 1 };
-            let candidate = (offset + attempt / step.max(1) + attempt * step) % rows_in_window;
-            let candidate = if attempt == 0 { offset } else { candidate };
+            let candidate = substitute(offset, attempt, rows_in_window, stride);
             let address = self.order.address(id, candidate);
             match self.try_row(drawn, address, slot) {
                 Ok(mut sample) => {
@@ -61,11 +58,11 @@ impl SampleLoader {
                 Err(reason) => skipped.push(Skipped { place: self.place(address), reason }),
             }
         }
-        let last = skipped.last().map_or("", |s| s.reason);
-        Err(DataError::Setting(format!(
-            "no usable row among the {rows_in_window} rows around {} (last reason: {last}). Look at the shard with `blip2 data inspect`",
-            self.place(self.order.address(id, offset))
-        )))
+        Err(DataError::NoUsableRow {
+            place: self.place(self.order.address(id, offset)),
+            rows: rows_in_window,
+            reason: skipped.last().map_or("none", |s| s.reason),
+        })
     }
 
     fn place(&self, address: Address) -> String {
@@ -124,5 +121,39 @@ impl SampleLoader {
             }
         }
         rows.captions.is_valid(row).then(|| rows.captions.value(row))
+    }
+}
+
+/// The offset that is tried as number `attempt` in place of `offset`: whole steps further on, so that a step does not
+/// deliver a row twice, then the rows between; all `rows` offsets once for `attempt` in `0..rows`.
+fn substitute(offset: u64, attempt: u64, rows: u64, rows_per_step: u64) -> u64 {
+    let stride = if rows_per_step < rows { rows_per_step } else { 1 };
+    let (mut divisor, mut rest) = (rows, stride);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    let round = rows / divisor;
+    (offset + attempt * stride + attempt / round) % rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::substitute;
+
+    #[test]
+    fn every_row_of_a_window_is_tried_once_beginning_with_the_drawn_one() {
+        for (rows, stride) in [(1, 1), (7, 2), (100, 8), (100, 30), (5, 9), (64, 64), (96, 60)] {
+            for offset in [0, rows / 2, rows - 1] {
+                let mut tried: Vec<u64> = (0..rows).map(|attempt| substitute(offset, attempt, rows, stride)).collect();
+                assert_eq!(tried[0], offset);
+                tried.sort_unstable();
+                assert_eq!(tried, (0..rows).collect::<Vec<_>>(), "rows {rows}, stride {stride}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_substitutes_belong_to_other_steps() {
+        assert_eq!((1..4).map(|attempt| substitute(3, attempt, 100, 8)).collect::<Vec<_>>(), [11, 19, 27]);
     }
 }
