@@ -347,23 +347,53 @@ class SetupTest(unittest.TestCase):
         self.assert_refused(done, "MPICC is set to /nonexistent/mpicc")
         self.assert_nothing_half_written()
 
-    def test_tools_of_the_machine_are_used(self):
+    def make_tools(self, answers):
+        """A folder of programs that each print one line, and a folder with a libclang."""
         tools = os.path.join(self.folder, "bin")
         os.makedirs(tools)
-        answers = {"mpicc": "cc -lmpi", "mpirun": "", "cmake": "cmake version 3.25.1", "nasm": "NASM 2.16"}
         for name, answer in answers.items():
             with open(os.path.join(tools, name), "w", encoding="utf-8") as file:
-                file.write(f"#!/bin/sh\necho '{answer}'\n")
+                file.write(f"#!/bin/sh\necho '{answer}' $ASM_NASM\n")
             os.chmod(file.name, 0o755)
         clang = os.path.join(self.folder, "clang")
         os.makedirs(clang)
         open(os.path.join(clang, "libclang-14.so.1"), "w", encoding="utf-8").close()
+        return tools, clang
+
+    def test_a_machine_without_nasm(self):
+        tools, clang = self.make_tools({"mpicc": "cc -lmpi", "mpirun": "", "cmake": "cmake version 3.25.1"})
+        for name in ("cc", "c++"):
+            os.symlink(shutil.which(name), os.path.join(tools, name))
+        # No apt-get on this PATH, so nasm cannot be brought either.
+        env = {"PATH": tools, "LIBCLANG_PATH": clang}
+        done = self.run_setup(tools=True, env=env)
+        self.assert_done(done)
+        self.assertIn("libjpeg-turbo is built without SIMD", done.stdout)
+        cmake = [self.path("bin/cmake"), "--version"]
+        said = subprocess.run(cmake, env={"ASM_NASM": "/x/nasm"}, capture_output=True, text=True, check=True).stdout
+        self.assertEqual(said, "cmake version 3.25.1\n", "cmake does not see the nasm that is not there")
+        self.assertIn("nothing to do", self.run_setup(tools=True, env=env).stdout)
+        with open(os.path.join(tools, "nasm"), "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\necho NASM\n")
+        os.chmod(file.name, 0o755)
+        self.assertEqual(self.run_setup(tools=True, env=env).returncode, 0)
+        self.assertEqual(os.path.realpath(self.path("bin/nasm")), file.name)
+        self.assertEqual(os.path.realpath(self.path("bin/cmake")), os.path.join(tools, "cmake"))
+
+    def test_tools_of_the_machine_are_used(self):
+        answers = {"mpicc": "cc -lmpi", "mpirun": "", "cmake": "cmake version 3.25.1", "nasm": "NASM 2.16"}
+        tools, clang = self.make_tools(answers)
         env = {"PATH": tools + os.pathsep + os.environ["PATH"], "LIBCLANG_PATH": clang}
         self.assert_done(self.run_setup(tools=True, env=env))
         for name in answers:
             self.assertEqual(os.path.realpath(self.path("bin", name)), os.path.join(tools, name))
         self.assertEqual(os.path.realpath(self.path("libclang")), clang)
         self.assertIn("nothing to do", self.run_setup(tools=True, env=env).stdout)
+        other = os.path.join(tools, "other-mpicc")
+        os.rename(os.path.join(tools, "mpicc"), other)
+        self.assertIn("the MPI changed from", self.run_setup(tools=True, env={**env, "MPICC": other}).stdout)
+        os.rename(other, os.path.join(tools, "mpicc"))
+        self.assertEqual(self.run_setup(tools=True, env=env).returncode, 0)
         os.remove(os.path.join(tools, "cmake"))
         self.assertEqual(self.run_setup("--check", tools=True, env=env).returncode, 1, "a tool that went away is noticed")
 

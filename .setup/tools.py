@@ -7,6 +7,7 @@
 import glob
 import os
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -66,6 +67,15 @@ class Tools:
         for choice in tools.values():
             if choice["from"] != "nothing":
                 self._link(choice["path"], choice["link"])
+        if tools["nasm"]["from"] == "nothing":
+            self._cmake_without_nasm(tools["cmake"])
+        before = ((self.store.read_stamp("tools") or {}).get("tools") or {}).get("mpicc", {})
+        if before.get("path", tools["mpicc"]["path"]) != tools["mpicc"]["path"]:
+            print(
+                f"set-up: the MPI changed from {before['path']} to {tools['mpicc']['path']}. cargo does not notice that: "
+                "run `cargo clean --release -p mpi-sys -p cluster-mpi` before the next build",
+                flush=True,
+            )
         self.store.write_stamp("tools", {"settings": settings(), "tools": tools})
 
     def _mpicc(self):
@@ -132,6 +142,18 @@ class Tools:
                 )
                 return {"from": "nothing"}
         return _choice("the Debian package", path, "bin/nasm")
+
+    def _cmake_without_nasm(self, cmake):
+        """Puts a script in cmake's place that hides ASM_NASM.
+
+        .cargo/config.toml always sets it, and libjpeg-turbo takes a nasm that is named there and missing for an
+        error, where it would go on without SIMD if none were named.
+        """
+        place = os.path.join(self.dest, cmake["link"])
+        with open(place + ".part", "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\nunset ASM_NASM\nexec {shlex.quote(cmake["path"])} "$@"\n')
+        os.chmod(place + ".part", 0o755)
+        os.replace(place + ".part", place)
 
     def _wheel(self, name, below, link):
         if name not in self.wheels:

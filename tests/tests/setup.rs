@@ -59,6 +59,7 @@ cases! {
     test_a_libtorch_of_the_user
     test_a_wrong_mpicc_is_refused
     test_tools_of_the_machine_are_used
+    test_a_machine_without_nasm
     test_a_python_without_venv
 }
 
