@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # The libclang wheel has no headers of its own; bindgen needs the compiler's.
 export BINDGEN_EXTRA_CLANG_ARGS ?= -I$(shell $(or $(CC),cc) -print-file-name=include)
-CARGO_BUILD := cargo build --release --workspace
+# All targets: tests ask some dependencies for more features, and one set of features means one build of each.
+CARGO_BUILD := cargo build --release --workspace --all-targets
 
 .PHONY: help setup build test test-all parity bench demo dist gpu-check lint fmt
 
