@@ -41,7 +41,7 @@ pub enum ConfigCommand {
 pub struct ConfigArgs {
     /// The run's YAML file.
     pub run: PathBuf,
-    /// Override one value: --set stages[0].steps=100 (also stages.NAME.steps); may be repeated.
+    /// Override one value: `--set stages[0].steps=100` (also `stages.NAME.steps`); may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// One JSON object on standard output.
