@@ -28,4 +28,20 @@ pub enum TrainerError {
         /// What must come out.
         expected: f64,
     },
+    /// A model asked for a weight that is not there.
+    #[error("the weight `{name}` is missing; the file belongs to another model, or is incomplete")]
+    MissingWeight {
+        /// Its public name.
+        name: String,
+    },
+    /// A weight has another shape than the config says.
+    #[error("the weight `{name}` has shape {found:?}, expected {expected:?}; do the sizes in the config fit the file?")]
+    WeightShape {
+        /// Its public name.
+        name: String,
+        /// In the file.
+        found: Vec<i64>,
+        /// What the config says.
+        expected: Vec<i64>,
+    },
 }

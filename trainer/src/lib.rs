@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod libraries;
+pub mod model;
 pub mod self_check;
 
 pub use error::TrainerError;
