@@ -44,4 +44,24 @@ pub enum TrainerError {
         /// What the config says.
         expected: Vec<i64>,
     },
+    /// Training has diverged.
+    #[error(
+        "{what} are not finite: training has diverged. Lower the peak learning rate, lengthen the warm-up, or look at \
+         the samples of this step"
+    )]
+    NotFinite {
+        /// What was looked at.
+        what: &'static str,
+    },
+    /// Samples could not be read.
+    #[error(transparent)]
+    Data(#[from] data_pipeline::DataError),
+    /// The config asks for something that cannot be done.
+    #[error("{found}: {expected}")]
+    Unsupported {
+        /// What the config says.
+        found: String,
+        /// What works, and what to do.
+        expected: String,
+    },
 }

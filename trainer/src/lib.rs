@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod libraries;
+pub mod losses;
 pub mod model;
 pub mod self_check;
 

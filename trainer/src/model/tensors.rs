@@ -82,7 +82,7 @@ impl Tensors {
 
     /// Where a model looks for its weights: names that start with `prefix` (empty, or without the final dot).
     pub fn scope(&self, prefix: &str) -> Scope<'_> {
-        Scope { source: Source::Given(self), prefix: prefix.to_owned() }
+        Scope { source: Source::Given(self), prefix: prefix.to_owned(), compute: None }
     }
 }
 
@@ -117,6 +117,7 @@ fn key(seed: u64, name: &str) -> i64 {
 pub struct Scope<'a> {
     source: Source<'a>,
     prefix: String,
+    compute: Option<Kind>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,21 +132,39 @@ enum Source<'a> {
 /// Those of `build`.
 pub fn declare<M>(build: impl FnOnce(&Scope<'_>) -> Result<M, TrainerError>) -> Result<Vec<Spec>, TrainerError> {
     let specs = RefCell::new(Vec::new());
-    build(&Scope { source: Source::Declared(&specs), prefix: String::new() })?;
+    build(&Scope { source: Source::Declared(&specs), prefix: String::new(), compute: None })?;
     Ok(specs.into_inner())
 }
 
 impl Scope<'_> {
     /// The scope called `name` inside this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
-        Self { source: self.source.clone(), prefix: self.full(&name.to_string()) }
+        Self { source: self.source.clone(), prefix: self.full(&name.to_string()), compute: self.compute }
     }
 
-    /// The weight called `name`.
+    /// The same scope, whose [`Scope::weight`] gives copies in this type: weights are kept in f32 and computed with
+    /// in half precision. One copy serves all uses by one model, as the reference's autocast keeps one.
+    pub fn computed_in(&self, kind: Kind) -> Self {
+        Self { compute: Some(kind), ..self.clone() }
+    }
+
+    /// The weight called `name`, in the type to compute with.
     ///
     /// # Errors
     /// When it is missing or has another shape.
     pub fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor, TrainerError> {
+        let weight = self.master(name, shape, init)?;
+        Ok(match self.compute {
+            Some(kind) if kind != weight.kind() => weight.to_kind(kind),
+            _ => weight,
+        })
+    }
+
+    /// The weight called `name`, in the type in which it is kept.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn master(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor, TrainerError> {
         let name = self.full(name);
         match self.source {
             Source::Declared(specs) => {
