@@ -14,5 +14,6 @@ pub mod error;
 pub mod libraries;
 pub mod model;
 pub mod self_check;
+pub mod weight_names;
 
 pub use error::TrainerError;
