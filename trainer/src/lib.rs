@@ -15,5 +15,6 @@ pub mod libraries;
 pub mod losses;
 pub mod model;
 pub mod self_check;
+pub mod weight_names;
 
 pub use error::TrainerError;
