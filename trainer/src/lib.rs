@@ -14,7 +14,12 @@ pub mod error;
 pub mod libraries;
 pub mod losses;
 pub mod model;
+pub mod optimizer;
+pub mod precision;
 pub mod self_check;
+pub mod slices;
+pub mod stage1;
+pub mod state;
 pub mod weight_names;
 
 pub use error::TrainerError;

@@ -2,18 +2,22 @@
 //!
 //! Letters: `b` rows of a slice, `G` rows of the global batch, `P` visual tokens of width `V`.
 
-use configs::{GenerativeStage, Model, RepresentationStage};
+use configs::{GenerativeStage, Model, RepresentationStage, Run, Stage};
+use data_pipeline::loader::{Batch, Loader};
 use data_pipeline::rng::{CounterRng, Purpose};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
+use crate::batches;
 use crate::frozen::FrozenLanguageModel;
 use crate::losses::itc::{Contrast, Features, contrast};
 use crate::losses::negatives;
 use crate::slices::SliceMap;
-use crate::stage1::{NegativeRows, Stage1, Text};
+use crate::stage1::{Encoded, NegativeRows, Stage1, Text};
 use crate::stage2::Stage2;
 use crate::state::State;
+use crate::text::TextBatch;
+use crate::towers::Towers;
 
 /// One slice of one step on its device.
 #[derive(Debug)]
@@ -77,13 +81,21 @@ pub fn representation(
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
     let step = Representation { state, model, stage, key, map };
-    // Each slice's own forward pass is repeated below when a rank owns several: one graph at a time is kept.
-    let features = slices.iter().map(|slice| step.features(slice)).collect::<Result<Vec<_>, _>>()?;
+    // One graph at a time is kept: a rank with several slices repeats their first passes below.
+    let mut kept = None;
+    let mut features = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let passes = step.encode(slice)?;
+        let Features { image, text } = &passes.1.features;
+        features.push(Features { image: image.detach(), text: text.detach() });
+        kept = (slices.len() == 1).then_some(passes);
+    }
     let global = step.gather(slices, features)?;
     let mut losses = Vec::with_capacity(slices.len());
     let mut gradients = Vec::with_capacity(slices.len());
     for slice in slices {
-        let (terms, total) = step.losses(slice, &global)?;
+        let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
+        let (terms, total) = step.losses(slice, &passes, &global)?;
         total.backward();
         losses.push(terms);
         gradients.push(state.take_gradients());
@@ -108,14 +120,12 @@ struct Global {
 }
 
 impl Representation<'_> {
-    fn build(&self, slice: usize) -> Result<Stage1, TrainerError> {
-        self.key.seed_dropout(slice, self.model.qformer.dropout);
-        Stage1::new(&self.state.parameters().scope(""), self.model, true)
-    }
-
-    fn features(&self, slice: &Slice) -> Result<Features, TrainerError> {
-        let features = self.build(slice.index)?.encode(&slice.patches, &slice.text).features;
-        Ok(Features { image: features.image.detach(), text: features.text.detach() })
+    /// The model, whose dropout is a function of step and slice, and its first passes over a slice.
+    fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
+        self.key.seed_dropout(slice.index, self.model.qformer.dropout);
+        let stage1 = Stage1::new(&self.state.parameters().scope(""), self.model, true)?;
+        let encoded = stage1.encode(&slice.patches, &slice.text);
+        Ok((stage1, encoded))
     }
 
     fn gather(&self, slices: &[Slice], features: Vec<Features>) -> Result<Global, TrainerError> {
@@ -132,23 +142,26 @@ impl Representation<'_> {
     }
 
     /// The terms and their weighted sum, which carries the gradient.
-    fn losses(&self, slice: &Slice, global: &Global) -> Result<(Tensor, Tensor), TrainerError> {
-        let stage1 = self.build(slice.index)?;
-        let encoded = stage1.encode(&slice.patches, &slice.text);
+    fn losses(
+        &self,
+        slice: &Slice,
+        (stage1, encoded): &(Stage1, Encoded),
+        global: &Global,
+    ) -> Result<(Tensor, Tensor), TrainerError> {
         let first = slice.index as i64 * slice.patches.size()[0];
         let smoothing = self.stage.label_smoothing;
         let itc = contrast(&encoded.features, &global.features, &stage1.temperature, first, smoothing);
         let weights = self.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
         let itm = if weights.itm > 0.0 && self.key.step >= self.stage.itm_start_step {
-            stage1.matching_loss(&encoded, &slice.text, &self.draw(slice, &itc, global, first)?)
+            stage1.matching_loss(encoded, &slice.text, &self.draw(slice, &itc, global, first)?)
         } else {
             zero()
         };
         let itg = match weights.itg > 0.0 {
             true => {
                 let decoder_start = self.model.qformer.vocab_size as i64 - 1;
-                stage1.captioning_loss(&encoded, &slice.text, decoder_start, smoothing)
+                stage1.captioning_loss(encoded, &slice.text, decoder_start, smoothing)
             }
             false => zero(),
         };
@@ -218,4 +231,33 @@ impl Losses {
         let means = all.mean_dim([0_i64].as_slice(), false, Kind::Double);
         Vec::try_from(means).map_err(|source| TrainerError::Torch { doing: "reading the losses", source })
     }
+}
+
+/// Reads the own slices of the next step and puts them through the frozen encoder.
+///
+/// # Errors
+/// When the data stops, or ranks cannot talk.
+pub fn build_slices(
+    loader: &mut Loader,
+    run: &Run,
+    stage: &Stage,
+    towers: &Towers,
+    map: &SliceMap<'_>,
+) -> Result<Vec<Slice>, TrainerError> {
+    let mut read = Vec::with_capacity(map.own().len());
+    for index in map.own() {
+        let batch = loader.next_batch()?;
+        let tokens = towers.encode_captions(stage, &batch.captions);
+        read.push((index, batch, tokens));
+    }
+    // All slices are padded alike: to the longest text of the global batch.
+    let longest = |tokens: &TextBatch| Tensor::from(tokens.longest() as i64);
+    let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
+    let length = lengths.iter().map(|length| length.int64_value(&[])).max().unwrap_or(1) as usize;
+    let slice = |(index, batch, tokens): &(usize, Batch, TextBatch)| Slice {
+        index: *index,
+        patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
+        text: batches::text(tokens, length, Device::Cpu),
+    };
+    Ok(read.iter().map(slice).collect())
 }
