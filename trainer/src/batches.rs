@@ -43,7 +43,7 @@ pub fn open_catalog(data: &Data) -> Result<Arc<Catalog>, TrainerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| TrainerError::Runtime { source })?;
+        .map_err(TrainerError::Runtime)?;
     Ok(Arc::new(runtime.block_on(Catalog::open(&location, |_, _| ()))?))
 }
 

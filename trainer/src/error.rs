@@ -53,9 +53,6 @@ pub enum TrainerError {
         /// What was looked at.
         what: &'static str,
     },
-    /// Samples could not be read.
-    #[error(transparent)]
-    Data(#[from] data_pipeline::DataError),
     /// The config asks for something that cannot be done.
     #[error("{found}: {expected}")]
     Unsupported {
@@ -64,4 +61,93 @@ pub enum TrainerError {
         /// What works, and what to do.
         expected: String,
     },
+    /// Samples could not be read, or an object store could not do what was asked.
+    #[error(transparent)]
+    Store(#[from] data_pipeline::error::DataError),
+    /// The thread that talks to object stores could not be set up.
+    #[error("cannot set up input and output for object stores; check the limits of this process (`ulimit -n`)")]
+    Runtime(#[source] std::io::Error),
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes for a run log entry ({0}); check that /dev/urandom can be read")]
+    NoRandomBytes(getrandom::Error),
+    /// Another process has taken over the run.
+    #[error(
+        "{uri}: found that {holder} took over this run (epoch {found}, ours was {own}); expected to be its only writer. This process must stop; nothing of the new holder was touched"
+    )]
+    Fenced {
+        /// The log entry that says so.
+        uri: String,
+        /// The new holder, in words.
+        holder: String,
+        /// The new holder's epoch.
+        found: u64,
+        /// The epoch of this process.
+        own: u64,
+    },
+    /// The log entry could not be written although nobody else wrote it.
+    #[error(
+        "{uri}: found the run log still changing after {tries} tries to append; expected one writer. Check which jobs write to this folder"
+    )]
+    LogBusy {
+        /// The entry that was tried last.
+        uri: String,
+        /// Tries made.
+        tries: u32,
+    },
+    /// A checkpoint's files are not what its manifest says.
+    #[error("{uri}: {reason}. Name another checkpoint, or the run's folder to use its newest one that verifies")]
+    BadCheckpoint {
+        /// The file or folder.
+        uri: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// A run has checkpoints, and not one of them verifies.
+    #[error(
+        "{uri}: found {count} committed checkpoints and none that verifies ({reasons}). Restore one from a backup, or start in an empty folder"
+    )]
+    NoUsableCheckpoint {
+        /// The run.
+        uri: String,
+        /// Commits that were tried.
+        count: usize,
+        /// Why the newest ones do not verify.
+        reasons: String,
+    },
+    /// A place that was expected to hold a checkpoint holds none.
+    #[error(
+        "{uri}: found neither a manifest.json nor a committed checkpoint; expected a checkpoint folder (…/stage1/step-…/…) or a run's folder. Check the URI"
+    )]
+    NoCheckpoint {
+        /// The URI as given.
+        uri: String,
+    },
+    /// The state that is to be saved contradicts itself.
+    #[error("cannot save this state: {0}")]
+    BadSnapshot(String),
+    /// A line of a metrics file is none.
+    #[error("{uri}: line {line} is no metrics record. Restore the file or remove the line")]
+    BadMetrics {
+        /// The file.
+        uri: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A local file could not be written or read.
+    #[error("{path}: cannot {action}: {source}. Check the rights and the free space there")]
+    File {
+        /// The file.
+        path: String,
+        /// What was tried: "write", "create" …
+        action: &'static str,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
 }
+
+/// The result of everything in this crate.
+pub type Result<T> = std::result::Result<T, TrainerError>;

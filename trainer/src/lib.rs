@@ -1,7 +1,8 @@
 //! One rank of a run: models, losses, optimiser, step, checkpoints; the only crate that links libtorch.
 //!
 //! What is here so far: [`libraries`] loads what is optional at run time, and [`self_check`] says what
-//! was found. Programs call [`libraries::load_cuda`] before anything of `tch`:
+//! was found; [`checkpoint`] is the run's folder with its log, [`metrics`] and [`tensorboard`] are what a run reports,
+//! [`schedule`] is the learning rate. Programs call [`libraries::load_cuda`] before anything of `tch`:
 //!
 //! ```
 //! let cuda = trainer::libraries::load_cuda();
@@ -10,16 +11,22 @@
 //! # drop(cuda);
 //! ```
 
+pub mod checkpoint;
 pub mod error;
 pub mod libraries;
 pub mod losses;
+pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod precision;
+pub mod schedule;
+pub mod segment_file;
 pub mod self_check;
 pub mod slices;
 pub mod stage1;
 pub mod state;
+mod storage;
+pub mod tensorboard;
 pub mod weight_names;
 
 pub use error::TrainerError;

@@ -1,0 +1,163 @@
+//! The right to write to a run: taken over in the log, checked at every commit.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::log::{self, Appended, CommitRecord, Entry, Event, Holder, Log};
+use super::manifest::{FileRecord, MANIFEST, Manifest, sha256};
+use super::retention::{self, Retention};
+use super::snapshot::Snapshot;
+use super::weights;
+use crate::error::{Result, TrainerError};
+use crate::storage::Storage;
+
+/// Times that a log which grows meanwhile is read again before giving up.
+const READS: u32 = 100;
+
+/// The right to write checkpoints to a run, until somebody else takes over. May be used from any thread.
+#[derive(Debug)]
+pub struct Lease {
+    storage: Arc<Storage>,
+    epoch: u64,
+    nonce: String,
+    /// The log's next number, as far as known.
+    next: Mutex<u64>,
+    collected: Result<Vec<String>>,
+}
+
+/// A checkpoint that stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The checkpoint's own URI.
+    pub uri: String,
+    /// The stage, counted from 1.
+    pub stage_index: usize,
+    /// Updates done in this stage.
+    pub step: u64,
+    /// Size of all its files.
+    pub bytes: u64,
+}
+
+/// Appends a take-over, then removes what earlier holders left unfinished.
+pub(super) fn take_over(storage: &Arc<Storage>, holder: Holder) -> Result<Lease> {
+    let nonce = log::nonce()?;
+    for _ in 0..READS {
+        let seen = Log::read(storage)?;
+        let epoch = seen.next_epoch();
+        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver { holder: holder.clone() });
+        if let Appended::Done = log::append(storage, seen.next(), &entry)? {
+            let collected = retention::collect(storage, &seen, epoch, None);
+            let next = Mutex::new(seen.next() + 1);
+            return Ok(Lease { storage: storage.clone(), epoch, nonce, next, collected });
+        }
+    }
+    Err(TrainerError::LogBusy { uri: storage.uri("log"), tries: READS })
+}
+
+impl Lease {
+    /// The number of this take-over; the first one is 1.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The name of this launch in metrics: sorts by take-over.
+    pub fn launch(&self) -> String {
+        format!("{:06}-{}", self.epoch, &self.nonce[..8])
+    }
+
+    /// The unfinished checkpoints of earlier holders that the take-over removed.
+    ///
+    /// # Errors
+    /// Why they could not be removed. They cost space and harm nothing; the next take-over tries again.
+    pub fn collected(&self) -> std::result::Result<&[String], &TrainerError> {
+        self.collected.as_deref()
+    }
+
+    /// Writes a checkpoint and commits it. It exists once this returns; before, or after an error, the run is as it
+    /// was.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`] when another process took over, [`TrainerError::BadSnapshot`], and errors of the
+    /// store.
+    pub fn commit(&self, snapshot: &Snapshot) -> Result<Committed> {
+        snapshot.check()?;
+        self.check()?;
+        let nonce = log::nonce()?;
+        let Snapshot { stage_index, stage, step, .. } = snapshot;
+        let folder = format!("stage{stage_index}/step-{step:08}/{}-{nonce}", self.epoch);
+        let mut files = BTreeMap::new();
+        self.write(&folder, weights::TRAINABLE, weights::trainable(snapshot)?, &mut files)?;
+        self.write(&folder, weights::TRAINABLE_INDEX, weights::trainable_index(snapshot)?, &mut files)?;
+        self.write(&folder, weights::MOMENTS, weights::moments(snapshot)?, &mut files)?;
+        let bytes = files.values().map(|file| file.size).sum();
+
+        let manifest = serde_json::to_vec_pretty(&Manifest::new(snapshot, self.epoch, &nonce, files))?;
+        let manifest_sha256 = sha256(&manifest);
+        self.storage.write(&format!("{folder}/{MANIFEST}"), Bytes::from(manifest))?;
+
+        let uri = self.storage.uri(&folder);
+        let stage = stage.clone();
+        let record = CommitRecord { stage_index: *stage_index, stage, step: *step, folder, manifest_sha256 };
+        self.append(&Entry::new(self.epoch, nonce, Event::Commit(record)))?;
+        Ok(Committed { uri, stage_index: *stage_index, step: *step, bytes })
+    }
+
+    fn write(&self, folder: &str, name: &str, bytes: Vec<u8>, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
+        files.insert(name.to_owned(), FileRecord::of(&bytes));
+        self.storage.write(&format!("{folder}/{name}"), Bytes::from(bytes))
+    }
+
+    /// Appends to the log unless somebody took over.
+    fn append(&self, entry: &Entry) -> Result<()> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..READS {
+            match log::append(&self.storage, *next, entry)? {
+                Appended::Done => {
+                    *next += 1;
+                    return Ok(());
+                }
+                Appended::Taken(found) => self.pass(*next, found)?,
+            }
+            *next += 1;
+        }
+        Err(TrainerError::LogBusy { uri: self.storage.uri("log"), tries: READS })
+    }
+
+    /// Says whether the run is still ours; costs one small read.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`], and errors of the store.
+    pub fn check(&self) -> Result<()> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(found) = log::read_entry(&self.storage, *next)? {
+            self.pass(*next, found)?;
+            *next += 1;
+        }
+        Ok(())
+    }
+
+    /// Accepts an entry that was found behind our own, or says that it fences us. What cannot be read was written by
+    /// somebody else, perhaps a newer version of this program.
+    fn pass(&self, number: u64, found: std::result::Result<Entry, String>) -> Result<()> {
+        let (found, holder) = match found {
+            Ok(entry) if entry.epoch <= self.epoch => return Ok(()),
+            Ok(Entry { epoch, event: Event::TakeOver { holder }, .. }) => (epoch, holder.to_string()),
+            Ok(Entry { epoch, .. }) => (epoch, "another process".to_owned()),
+            Err(reason) => (self.epoch + 1, format!("an unknown process, whose entry cannot be read: {reason},")),
+        };
+        let uri = self.storage.uri(&log::entry_name(number));
+        Err(TrainerError::Fenced { uri, holder, found, own: self.epoch })
+    }
+
+    /// Deletes the checkpoints that `retention` does not keep, and returns their folders. To be called after a
+    /// commit; a failure harms nothing, the next call tries again.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`], and errors of the store.
+    pub fn retain(&self, retention: Retention) -> Result<Vec<String>> {
+        self.check()?;
+        retention::collect(&self.storage, &Log::read(&self.storage)?, self.epoch, Some(retention))
+    }
+}

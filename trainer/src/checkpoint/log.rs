@@ -1,0 +1,209 @@
+//! The run log: `log/00000000.json` …, each entry written once, by put-if-absent. The log decides who may write and
+//! which checkpoints exist; no clock is compared across machines.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainerError};
+use crate::storage::{Created, Storage};
+
+/// The version of the entries that this code writes and reads.
+const FORMAT_VERSION: u32 = 1;
+/// Times that an entry is sent when the store answers unclearly.
+const TRIES: u32 = 3;
+
+/// Who takes over a run, in facts that help people find the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The machine's name.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// The SLURM job, where there is one.
+    #[serde(default)]
+    pub slurm_job: Option<String>,
+    /// How often SLURM restarted the job.
+    #[serde(default)]
+    pub restart_count: u64,
+    /// Versions and anything else worth noting.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} on {}", self.pid, self.host)?;
+        match &self.slurm_job {
+            Some(job) => write!(f, " (SLURM job {job}, restart {})", self.restart_count),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    format_version: u32,
+    /// Which take-over the writer lives by.
+    pub(super) epoch: u64,
+    /// Recognises one's own entry.
+    pub(super) nonce: String,
+    /// Seconds since 1970 on the writer's clock; for people only.
+    time: f64,
+    #[serde(flatten)]
+    pub(super) event: Event,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Event {
+    /// A process took over the run.
+    TakeOver { holder: Holder },
+    /// A checkpoint exists from now on.
+    Commit(CommitRecord),
+}
+
+/// A committed checkpoint, as the log names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The stage, counted from 1.
+    pub stage_index: usize,
+    /// The stage's name.
+    pub stage: String,
+    /// Updates done in this stage.
+    pub step: u64,
+    /// The checkpoint's folder below the run's.
+    pub folder: String,
+    /// sha256 of its manifest.
+    pub manifest_sha256: String,
+}
+
+impl Entry {
+    pub(super) fn new(epoch: u64, nonce: String, event: Event) -> Self {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |it| it.as_secs_f64());
+        Self { format_version: FORMAT_VERSION, epoch, nonce, time, event }
+    }
+
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let entry: Self = serde_json::from_slice(bytes).map_err(|error| format!("not a run log entry ({error})"))?;
+        if entry.format_version != FORMAT_VERSION {
+            return Err(format!("found format_version {}, expected {FORMAT_VERSION}", entry.format_version));
+        }
+        Ok(entry)
+    }
+}
+
+/// 16 random hexadecimal digits.
+pub(super) fn nonce() -> Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(TrainerError::NoRandomBytes)?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+/// The name of the entry with this number.
+pub(super) fn entry_name(number: u64) -> String {
+    format!("log/{number:08}.json")
+}
+
+/// The whole log as it was when it was read.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// Number and entry, or why it cannot be read.
+    entries: Vec<(u64, std::result::Result<Entry, String>)>,
+}
+
+impl Log {
+    pub(super) fn read(storage: &Storage) -> Result<Self> {
+        let mut numbered: Vec<(u64, String)> = Vec::new();
+        for name in storage.list("log")? {
+            let digits = name.strip_prefix("log/").and_then(|rest| rest.strip_suffix(".json"));
+            if let Some(number) = digits.and_then(|digits| digits.parse().ok()) {
+                numbered.push((number, name));
+            }
+        }
+        numbered.sort();
+        let names: Vec<String> = numbered.iter().map(|(_, name)| name.clone()).collect();
+        let entries = numbered.iter().zip(storage.read_all(&names)?).map(|((number, _), bytes)| {
+            let entry = bytes.ok_or_else(|| "gone after it was listed".to_owned());
+            (*number, entry.and_then(|bytes| Entry::parse(&bytes)))
+        });
+        Ok(Self { entries: entries.collect() })
+    }
+
+    /// The number of the next entry.
+    pub(super) fn next(&self) -> u64 {
+        self.entries.last().map_or(0, |(number, _)| number + 1)
+    }
+
+    /// An epoch above all others; 1 for the first take-over. Entries that cannot be read may be take-overs too.
+    pub(super) fn next_epoch(&self) -> u64 {
+        let highest = self.readable().map(|(_, entry)| entry.epoch).max().unwrap_or(0);
+        highest + self.unreadable().count() as u64 + 1
+    }
+
+    fn readable(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.entries.iter().filter_map(|(number, entry)| Some((*number, entry.as_ref().ok()?)))
+    }
+
+    /// Numbers and reasons of the entries that cannot be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.entries.iter().filter_map(|(number, entry)| Some((*number, entry.as_ref().err()?.as_str())))
+    }
+
+    /// The commits that count, oldest first: number, epoch, record. A commit behind a newer take-over does not count.
+    pub(super) fn commits(&self) -> Vec<(u64, u64, CommitRecord)> {
+        let mut newest = 0;
+        let mut commits = Vec::new();
+        for (number, entry) in self.readable() {
+            match &entry.event {
+                Event::TakeOver { .. } => newest = newest.max(entry.epoch),
+                Event::Commit(record) if entry.epoch >= newest => commits.push((number, entry.epoch, record.clone())),
+                Event::Commit(_) => {}
+            }
+        }
+        commits
+    }
+}
+
+/// What came of an attempt to append.
+#[derive(Debug)]
+pub(super) enum Appended {
+    /// The entry stands.
+    Done,
+    /// The number holds another's entry, or something unreadable.
+    Taken(std::result::Result<Entry, String>),
+}
+
+/// Writes `entry` under `number` if that is free. After an unclear answer, or when the number is taken, the log is
+/// read again: one's own nonce there means that an earlier try had succeeded.
+pub(super) fn append(storage: &Storage, number: u64, entry: &Entry) -> Result<Appended> {
+    let name = entry_name(number);
+    let bytes = Bytes::from(serde_json::to_vec(entry)?);
+    let mut last_error = None;
+    for _ in 0..TRIES {
+        match storage.create(&name, bytes.clone()) {
+            Ok(Created::Written) => return Ok(Appended::Done),
+            Ok(Created::Taken) => {}
+            Err(error) => last_error = Some(error),
+        }
+        match storage.read(&name) {
+            Ok(None) => {}
+            Ok(Some(found)) => match Entry::parse(&found) {
+                Ok(found) if found.nonce == entry.nonce => return Ok(Appended::Done),
+                found => return Ok(Appended::Taken(found)),
+            },
+            Err(error) => return Err(last_error.unwrap_or(error)),
+        }
+    }
+    Err(last_error.unwrap_or(TrainerError::LogBusy { uri: storage.uri(&name), tries: TRIES }))
+}
+
+/// The entry with this number, or `None` when there is none yet.
+pub(super) fn read_entry(storage: &Storage, number: u64) -> Result<Option<std::result::Result<Entry, String>>> {
+    Ok(storage.read(&entry_name(number))?.map(|bytes| Entry::parse(&bytes)))
+}

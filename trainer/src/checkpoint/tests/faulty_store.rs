@@ -1,0 +1,121 @@
+//! An object store in memory that stops answering, as a process does that is killed, or loses an answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use data_pipeline::store::Location;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+
+/// Shared by all that talk to the store; the counters say when it fails.
+#[derive(Clone, Debug)]
+pub(super) struct FaultyStore {
+    inner: Arc<InMemory>,
+    /// Changes (writes, deletions) that still succeed; nothing does after them. Negative for no limit.
+    left: Arc<AtomicI64>,
+    /// Writes whose answers get lost: the object is there, the writer sees an error.
+    lost: Arc<AtomicUsize>,
+}
+
+impl FaultyStore {
+    pub(super) fn new() -> Self {
+        let left = Arc::new(AtomicI64::new(-1));
+        Self { inner: Arc::new(InMemory::new()), left, lost: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// A run in this store.
+    pub(super) fn location(&self) -> Location {
+        let mut place = Location::parse("s3://bucket/run").unwrap();
+        place.store = Arc::new(self.clone());
+        place
+    }
+
+    /// Lets `changes` more changes succeed, then fails everything; negative heals it.
+    pub(super) fn die_after(&self, changes: i64) {
+        self.left.store(changes, Ordering::SeqCst);
+    }
+
+    /// Loses the answers of the next writes.
+    pub(super) fn lose_answers(&self, writes: usize) {
+        self.lost.store(writes, Ordering::SeqCst);
+    }
+
+    fn broken() -> object_store::Error {
+        object_store::Error::Generic { store: "faulty", source: "no answer".into() }
+    }
+
+    fn alive(&self) -> Result<()> {
+        if self.left.load(Ordering::SeqCst) == 0 { Err(Self::broken()) } else { Ok(()) }
+    }
+
+    fn change(&self) -> Result<()> {
+        self.alive()?;
+        if self.left.load(Ordering::SeqCst) > 0 {
+            self.left.fetch_sub(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultyStore")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.change()?;
+        let result = self.inner.put_opts(location, payload, options).await;
+        let lose = |lost: usize| lost.checked_sub(1);
+        if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
+            return Err(Self::broken());
+        }
+        result
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.change()?;
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.alive()?;
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        let locations = locations.map(move |location| this.change().and(location)).boxed();
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.alive() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::once(async { Err(error) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.alive()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.change()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,177 @@
+//! A folder in any object store, for one thread at a time: whole objects, put-if-absent, listings.
+
+use bytes::Bytes;
+use data_pipeline::error::DataError;
+use data_pipeline::store::Location;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+
+use crate::error::{Result, TrainerError};
+
+/// Objects above this size are sent and fetched in parts of it. A request must end within the store's request timeout
+/// (10 s), so a part has to pass at 1.6 MB/s; S3 allows 10,000 parts, so an object may have 156 GiB.
+const PART: u64 = 16 << 20;
+/// Parts, or small objects, on their way at once.
+const AT_ONCE: usize = 8;
+
+/// Whether an object that must not exist yet was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// It was written.
+    Written,
+    /// An object of this name exists.
+    Taken,
+}
+
+/// The folder of a run. Blocks: not for use inside an asynchronous task.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    root: Location,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Storage {
+    pub(crate) fn at(root: Location) -> Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
+        Ok(Self { root, runtime })
+    }
+
+    /// The URI of the folder itself, or of something in it.
+    pub(crate) fn uri(&self, name: &str) -> String {
+        if name.is_empty() { self.root.uri().to_owned() } else { self.root.child(name).uri().to_owned() }
+    }
+
+    /// The whole object, or `None` when there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.runtime.block_on(read(&self.root.child(name)))
+    }
+
+    /// Several small objects, in the order of their names; `None` for each that is absent.
+    pub(crate) fn read_all(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
+        let places: Vec<Location> = names.iter().map(|name| self.root.child(name)).collect();
+        self.runtime.block_on(futures::stream::iter(&places).map(read).buffered(AT_ONCE).try_collect())
+    }
+
+    /// The object's size in bytes, or `None` when there is none.
+    pub(crate) fn size(&self, name: &str) -> Result<Option<u64>> {
+        let place = self.root.child(name);
+        match self.runtime.block_on(place.store.head(&place.path)) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(place.error("read", source).into()),
+        }
+    }
+
+    /// An object of known size, fetched in parts.
+    pub(crate) fn read_large(&self, name: &str, size: u64) -> Result<Vec<u8>> {
+        let place = &self.root.child(name);
+        let ranges = (0..size.div_ceil(PART)).map(|part| part * PART..((part + 1) * PART).min(size));
+        self.runtime.block_on(async {
+            let mut parts = futures::stream::iter(ranges)
+                .map(|range| async move { place.store.get_range(&place.path, range).await })
+                .buffered(AT_ONCE);
+            let mut whole = Vec::with_capacity(size as usize);
+            while let Some(part) = parts.next().await {
+                whole.extend_from_slice(&part.map_err(|source| place.error("read", source))?);
+            }
+            Ok(whole)
+        })
+    }
+
+    /// Writes an object: it appears complete or not at all.
+    pub(crate) fn write(&self, name: &str, bytes: Bytes) -> Result<()> {
+        let place = self.root.child(name);
+        if bytes.len() as u64 <= PART {
+            return Ok(self.runtime.block_on(place.write(bytes))?);
+        }
+        let written = self.runtime.block_on(async {
+            let upload = place.store.put_multipart(&place.path).await?;
+            let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
+            for start in (0..bytes.len()).step_by(PART as usize) {
+                parts.wait_for_capacity(AT_ONCE).await?;
+                parts.put(bytes.slice(start..(start + PART as usize).min(bytes.len())));
+            }
+            parts.finish().await
+        });
+        written.map(drop).map_err(|source| place.error("write", source).into())
+    }
+
+    /// Writes an object only if there is none of this name.
+    pub(crate) fn create(&self, name: &str, bytes: Bytes) -> Result<Created> {
+        let place = self.root.child(name);
+        let options = PutOptions::from(PutMode::Create);
+        let payload = PutPayload::from(bytes);
+        match self.runtime.block_on(place.store.put_opts(&place.path, payload, options)) {
+            Ok(_) => Ok(Created::Written),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Taken),
+            Err(source) => Err(place.error("write", source).into()),
+        }
+    }
+
+    /// Names of all objects below a folder, sorted.
+    pub(crate) fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let place = self.root.child(folder);
+        let found = self.runtime.block_on(place.list(""))?;
+        let root = self.root.path.as_ref();
+        let below = |path: &str| path.strip_prefix(root).unwrap_or(path).trim_start_matches('/').to_owned();
+        Ok(found.iter().map(|(at, _)| below(at.path.as_ref())).collect())
+    }
+
+    /// Names of the folders directly below the root, sorted.
+    pub(crate) fn folders(&self) -> Result<Vec<String>> {
+        let root = &self.root;
+        match self.runtime.block_on(root.store.list_with_delimiter(Some(&root.path))) {
+            Ok(found) => {
+                let names = found.common_prefixes.iter().filter_map(|path| path.filename());
+                let mut names: Vec<String> = names.map(str::to_owned).collect();
+                names.sort();
+                Ok(names)
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(source) => Err(root.error("list", source).into()),
+        }
+    }
+
+    /// Removes a folder with all that is in it; `first` goes first, so that what remains after a crash is no
+    /// complete checkpoint.
+    pub(crate) fn delete_folder(&self, folder: &str, first: &str) -> Result<()> {
+        let mut names = self.list(folder)?;
+        names.sort_by_key(|name| !name.ends_with(first));
+        for name in names {
+            let place = self.root.child(&name);
+            match self.runtime.block_on(place.store.delete(&place.path)) {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(place.error("delete", source).into()),
+            }
+        }
+        self.remove_local_folder(folder);
+        Ok(())
+    }
+
+    /// Removes what object stores do not have: the folder itself, and pieces of interrupted writes.
+    fn remove_local_folder(&self, folder: &str) {
+        let Some(path) = local_path(&self.root.child(folder)) else { return };
+        // What stays behind costs some space and is tried again after the next commit.
+        let _left_over = std::fs::remove_dir_all(&path);
+        if let Some(parent) = path.parent() {
+            let _still_in_use = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+/// The path of a place on this machine's file system, or `None` for another store.
+pub(crate) fn local_path(place: &Location) -> Option<std::path::PathBuf> {
+    if place.uri().contains("://") && !place.uri().starts_with("file://") {
+        return None;
+    }
+    object_store::local::LocalFileSystem::new().path_to_filesystem(&place.path).ok()
+}
+
+async fn read(place: &Location) -> Result<Option<Bytes>> {
+    match place.read().await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
