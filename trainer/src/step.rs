@@ -80,7 +80,25 @@ pub fn representation(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
-    let step = Representation { state, model, stage, key, map };
+    let draw = |slice: usize, first: i64, itc: &Contrast| draw_negatives(stage, key, slice, first, itc);
+    representation_with(state, model, stage, slices, map, key, &draw)
+}
+
+/// [`representation`] with wrong partners chosen by the caller: given a slice, its first row in the global batch and its
+/// similarities.
+///
+/// # Errors
+/// When ranks cannot talk, or training has diverged.
+pub fn representation_with(
+    state: &State,
+    model: &Model,
+    stage: &RepresentationStage,
+    slices: &[Slice],
+    map: &SliceMap<'_>,
+    key: StepKey,
+    choose: &Chooser<'_>,
+) -> Result<(Losses, Tensor), TrainerError> {
+    let step = Representation { state, model, stage, key, map, choose };
     // One graph at a time is kept: a rank with several slices repeats their first passes below.
     let mut kept = None;
     let mut features = Vec::with_capacity(slices.len());
@@ -104,12 +122,25 @@ pub fn representation(
     Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient))
 }
 
+/// Chooses the wrong partners of a slice.
+pub type Chooser<'a> = dyn Fn(usize, i64, &Contrast) -> Result<Draws, TrainerError> + 'a;
+
+/// Wrong partners of a slice, as rows of the global batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// An image for every text.
+    pub images: Vec<i64>,
+    /// A text for every image.
+    pub texts: Vec<i64>,
+}
+
 struct Representation<'a> {
     state: &'a State,
     model: &'a Model,
     stage: &'a RepresentationStage,
     map: &'a SliceMap<'a>,
     key: StepKey,
+    choose: &'a Chooser<'a>,
 }
 
 /// What every slice knows of the global batch, `G` rows in slice order, without gradient.
@@ -154,7 +185,8 @@ impl Representation<'_> {
         let weights = self.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
         let itm = if weights.itm > 0.0 && self.key.step >= self.stage.itm_start_step {
-            stage1.matching_loss(encoded, &slice.text, &self.draw(slice, &itc, global, first)?)
+            let draws = (self.choose)(slice.index, first, &itc)?;
+            stage1.matching_loss(encoded, &slice.text, &self.negatives(&draws, global))
         } else {
             zero()
         };
@@ -169,29 +201,33 @@ impl Representation<'_> {
         Ok((Tensor::stack(&[&itc.loss, &itm, &itg, &total], 0).detach(), total))
     }
 
-    fn draw(
-        &self,
-        slice: &Slice,
-        itc: &Contrast,
-        global: &Global,
-        first: i64,
-    ) -> Result<NegativeRows, TrainerError> {
-        let mut rng = self.key.rng(Purpose::Negatives, slice.index);
-        let hard = self.key.step >= self.stage.hard_negatives_start_step;
-        let mut rows = |similarity: &Tensor| -> Result<Tensor, TrainerError> {
-            let rows = if hard {
-                negatives::draw(&negatives::weights(similarity, first, self.stage.negatives), &mut rng)?
-            } else {
-                let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
-                negatives::draw_uniformly(rows, columns, first, &mut rng)
-            };
-            Ok(Tensor::from_slice(&rows).to_device(similarity.device()))
-        };
-        // The reference draws an image for every text first, then a text for every image.
-        let images = rows(&itc.text_to_image)?;
-        let texts = rows(&itc.image_to_text)?;
-        Ok(NegativeRows { patches: global.patches.index_select(0, &images), text: global.text.rows(&texts) })
+    fn negatives(&self, draws: &Draws, global: &Global) -> NegativeRows {
+        let rows = |rows: &[i64]| Tensor::from_slice(rows).to_device(global.patches.device());
+        NegativeRows {
+            patches: global.patches.index_select(0, &rows(&draws.images)),
+            text: global.text.rows(&rows(&draws.texts)),
+        }
     }
+}
+
+/// Negatives by similarity, or any before the stage's `hard_negatives_start_step`.
+fn draw_negatives(
+    stage: &RepresentationStage,
+    key: StepKey,
+    slice: usize,
+    first: i64,
+    itc: &Contrast,
+) -> Result<Draws, TrainerError> {
+    let mut rng = key.rng(Purpose::Negatives, slice);
+    let mut rows = |similarity: &Tensor| {
+        if key.step >= stage.hard_negatives_start_step {
+            return negatives::draw(&negatives::weights(similarity, first, stage.negatives), &mut rng);
+        }
+        let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
+        Ok(negatives::draw_uniformly(rows, columns, first, &mut rng))
+    };
+    // The reference draws an image for every text first, then a text for every image.
+    Ok(Draws { images: rows(&itc.text_to_image)?, texts: rows(&itc.image_to_text)? })
 }
 
 /// The loss of stage 2 and the mean gradient over all slices.
