@@ -22,6 +22,8 @@ pub enum Purpose {
     Wording = 6,
     /// Which samples an inspection shows.
     Inspect = 7,
+    /// What the tiny towers are trained on before they are frozen.
+    Pretrain = 8,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

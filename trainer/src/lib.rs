@@ -11,9 +11,13 @@
 //! ```
 
 pub mod error;
+pub mod frozen;
 pub mod libraries;
 pub mod model;
+pub mod pretrain;
 pub mod self_check;
+pub mod text;
 pub mod weight_names;
+pub mod weights_file;
 
 pub use error::TrainerError;
