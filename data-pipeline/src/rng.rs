@@ -26,6 +26,8 @@ pub enum Purpose {
     Negatives = 9,
     /// Dropout of one pass.
     Dropout = 10,
+    /// What the tiny towers are trained on before they are frozen.
+    Pretrain = 8,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

@@ -30,9 +30,7 @@ pub fn open_catalog(data: &Data) -> Result<Arc<Catalog>, TrainerError> {
     };
     let location = match source {
         Source::Synthetic(source) => Location::parse(source.uri.as_str())?.child("train"),
-        Source::Parquet(source) if source.filters == configs::Filters::default() => {
-            Location::parse(source.uri.as_str())?
-        }
+        Source::Parquet(source) if !has_filters(&source.filters) => Location::parse(source.uri.as_str())?,
         other => {
             return Err(TrainerError::Unsupported {
                 found: format!("data.sources[0] is `{}`, or has filters", other.name()),
@@ -45,6 +43,11 @@ pub fn open_catalog(data: &Data) -> Result<Arc<Catalog>, TrainerError> {
         .build()
         .map_err(TrainerError::Runtime)?;
     Ok(Arc::new(runtime.block_on(Catalog::open(&location, |_, _| ()))?))
+}
+
+/// Whether any row could be left out.
+fn has_filters(filters: &configs::Filters) -> bool {
+    serde_json::to_value(filters).is_ok_and(|all| all.as_object().is_some_and(|keys| keys.values().any(|v| !v.is_null())))
 }
 
 /// Starts reading a stage at one of its steps, for some of its slices.

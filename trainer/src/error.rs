@@ -147,6 +147,36 @@ pub enum TrainerError {
         #[source]
         source: std::io::Error,
     },
+    /// A file of weights cannot be used.
+    #[error("the weights file {uri} cannot be used: {reason}")]
+    WeightsFile {
+        /// Where it lies.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file is not the one that the config names.
+    #[error(
+        "{uri} has the SHA-256 {found}, expected {expected}; bring the file that the config names, or correct `sha256`"
+    )]
+    OtherContent {
+        /// Where it lies.
+        uri: String,
+        /// Of the file.
+        found: String,
+        /// In the config.
+        expected: String,
+    },
+    /// The config asks for something that this version cannot do, or that does not fit together.
+    #[error("{found}; expected {expected}. {advice}")]
+    Setting {
+        /// What the config says.
+        found: String,
+        /// What is possible.
+        expected: String,
+        /// What to do.
+        advice: String,
+    },
 }
 
 /// The result of everything in this crate.

@@ -11,22 +11,33 @@
 //! # drop(cuda);
 //! ```
 
+pub mod batches;
 pub mod checkpoint;
 pub mod error;
+pub mod events;
+pub mod frozen;
 pub mod libraries;
 pub mod losses;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod precision;
+pub mod pretrain;
 pub mod schedule;
 pub mod segment_file;
 pub mod self_check;
+pub mod session;
 pub mod slices;
 pub mod stage1;
+pub mod stage2;
 pub mod state;
+pub mod step;
 mod storage;
 pub mod tensorboard;
+pub mod text;
+pub mod towers;
+pub mod train;
 pub mod weight_names;
+pub mod weights_file;
 
 pub use error::TrainerError;

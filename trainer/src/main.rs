@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use cluster::{Collective, Topology};
+use trainer::events::Events;
 use trainer::libraries::{self, CudaLibrary};
 use trainer::self_check::{Candidates, self_check};
 
@@ -38,6 +39,52 @@ enum Command {
         #[arg(long, hide = true, value_name = "RANK")]
         panic_on_rank: Option<usize>,
     },
+    /// Train a run, or continue it from its last checkpoint.
+    Train(TrainArguments),
+}
+
+/// `blip2-rank train`
+#[derive(clap::Args)]
+struct TrainArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// End the job when standard input ends: the launcher is gone.
+    #[arg(long)]
+    exit_on_stdin_eof: bool,
+    /// How to report progress on standard output.
+    #[arg(long, value_enum, default_value_t = ProgressFormat::None)]
+    progress: ProgressFormat,
+}
+
+/// A config with overrides.
+#[derive(clap::Args)]
+struct ConfigArguments {
+    /// The run's YAML file, or `preset:NAME`.
+    config: String,
+    /// Override one value: `--set stages[0].steps=100`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArguments {
+    fn load(&self) -> Result<configs::Run> {
+        let overrides = configs::Overrides::new(&self.set);
+        match self.config.strip_prefix("preset:") {
+            None => Ok(configs::load(&PathBuf::from(&self.config), &overrides)?),
+            Some(name) => {
+                let text = configs::preset(name).with_context(|| format!("there is no preset {name}"))?;
+                Ok(configs::load_str(&format!("{name}.yaml"), text, &overrides)?)
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ProgressFormat {
+    /// Not at all.
+    None,
+    /// One JSON object per line.
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -95,8 +142,44 @@ impl Job {
                 }
                 Ok(())
             }
+            Command::Train(arguments) => self.train(&arguments),
         }
     }
+
+    fn train(&self, arguments: &TrainArguments) -> Result<()> {
+        let run = arguments.config.load()?;
+        let rank = self.ranks.rank();
+        write_pid(rank)?;
+        if arguments.exit_on_stdin_eof && rank == 0 {
+            watch_stdin(Arc::clone(&self.ranks));
+        }
+        tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
+        let json = rank == 0 && arguments.progress == ProgressFormat::Json;
+        let events = if json { Events::Json } else { Events::Silent };
+        Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?)
+    }
+}
+
+/// Ends the job when the launcher, which holds the other end of standard input, is gone.
+fn watch_stdin(ranks: Arc<dyn Collective>) {
+    std::thread::spawn(move || {
+        let _end = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _closed = writeln!(io::stderr(), "the launcher is gone: ending the job");
+        ranks.abort(i32::from(ERROR));
+    });
+}
+
+/// Notes this process in the folder that the launcher names, so that a later launch can end it if it outlives its own.
+fn write_pid(rank: usize) -> Result<()> {
+    let Some(folder) = env::var_os("BLIP2_PID_DIR").map(PathBuf::from) else { return Ok(()) };
+    let stat = std::fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    // Field 22; the second field is the program's name in parentheses and may hold spaces.
+    let start_ticks: Option<u64> =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).and_then(|ticks| ticks.parse().ok());
+    let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": start_ticks });
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("rank-{rank}.pid"));
+    std::fs::write(&path, note.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A rank that panics ends the job: unwinding would leave the other ranks waiting for it for ever.

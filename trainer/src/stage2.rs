@@ -7,8 +7,8 @@ use configs::Model;
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
-use crate::frozen::FrozenLanguageModel;
 use crate::losses::lm;
+use crate::model::opt::Opt;
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::qformer::{Build, QFormer, TextParts};
 use crate::model::tensors::{Init, Scope, Spec, declare};
@@ -69,17 +69,17 @@ impl Stage2 {
     /// `patches`: `[b, P, V]`; `text`: `[b, T]`, padded on the right.
     pub fn loss(
         &self,
-        language_model: &FrozenLanguageModel,
+        language_model: &Opt,
         patches: &Tensor,
         text: &Text,
         prompt_tokens: i64,
         label_smoothing: f64,
     ) -> Tensor {
-        let words = language_model.embed(&text.ids);
+        let words = language_model.embed_tokens(&text.ids);
         let prefix = self.prefix(patches).to_kind(words.kind());
         let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
         // Right padding: the causal order alone keeps padding from every labelled position.
-        let hidden = language_model.hidden(&Tensor::cat(&[prefix, words], 1), None);
+        let hidden = language_model.forward(&Tensor::cat(&[prefix, words], 1), None);
         let logits = language_model.logits(&hidden.narrow(1, queries - 1, length).flatten(0, 1));
         let mut labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
         if prompt_tokens > 0 {

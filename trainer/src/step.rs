@@ -9,9 +9,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::batches;
-use crate::frozen::FrozenLanguageModel;
 use crate::losses::itc::{Contrast, Features, contrast};
 use crate::losses::negatives;
+use crate::model::opt::Opt;
 use crate::slices::SliceMap;
 use crate::stage1::{Encoded, NegativeRows, Stage1, Text};
 use crate::stage2::Stage2;
@@ -182,7 +182,7 @@ impl Representation<'_> {
         let first = slice.index as i64 * slice.patches.size()[0];
         let smoothing = self.stage.label_smoothing;
         let itc = contrast(&encoded.features, &global.features, &stage1.temperature, first, smoothing);
-        let weights = self.stage.losses;
+        let weights = &self.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
         let itm = if weights.itm > 0.0 && self.key.step >= self.stage.itm_start_step {
             let draws = (self.choose)(slice.index, first, &itc)?;
@@ -238,7 +238,7 @@ pub fn generative(
     state: &State,
     model: &Model,
     stage: &GenerativeStage,
-    language_model: &FrozenLanguageModel,
+    language_model: &Opt,
     slices: &[Slice],
     map: &SliceMap<'_>,
     key: StepKey,

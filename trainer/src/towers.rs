@@ -2,13 +2,15 @@
 
 use configs::{Run, Stage};
 use data_pipeline::store::Location;
+use tch::Device;
 
 use crate::TrainerError;
 use crate::events::{Event, losses};
 use crate::frozen::{FrozenImageEncoder, FrozenLanguageModel, load_image_encoder, load_language_model};
 use crate::pretrain::{Progress, pretrain_image_encoder, pretrain_language_model};
 use crate::session::Session;
-use crate::text::{TextBatch, Tokenizer};
+use crate::storage::Storage;
+use crate::text::{PadTo, TextBatch, Tokenizer};
 
 /// Everything that is frozen.
 pub struct Towers {
@@ -27,11 +29,11 @@ impl Towers {
     ///
     /// # Errors
     /// When they are missing, damaged or of other sizes.
-    pub fn load(run: &Run) -> Result<Self, TrainerError> {
+    pub fn load(run: &Run, device: Device) -> Result<Self, TrainerError> {
         let model = &run.model;
         Ok(Self {
-            image_encoder: load_image_encoder(run)?,
-            language_model: load_language_model(run)?,
+            image_encoder: load_image_encoder(run, device)?,
+            language_model: load_language_model(run, device)?,
             qformer_tokenizer: Tokenizer::for_qformer(&model.qformer)?,
             language_tokenizer: Tokenizer::for_language_model(&model.language_model)?,
             qformer_tokens: model.qformer.max_text_tokens,
@@ -43,7 +45,7 @@ impl Towers {
     pub fn encode_captions(&self, stage: &Stage, captions: &[String]) -> TextBatch {
         match stage {
             Stage::Representation(_) => self.encode_for_qformer(captions),
-            Stage::Generative(_) => self.language_tokenizer.encode_opt(captions, self.language_tokens),
+            Stage::Generative(_) => self.language_tokenizer.encode_opt(captions, self.language_tokens, PadTo::Limit),
         }
     }
 
@@ -85,9 +87,9 @@ pub fn build_towers(run: &Run, session: &mut Session<'_>) -> Result<Towers, Trai
         }
     }
     session.ranks.barrier()?;
-    let towers = Towers::load(run)?;
-    session.note_frozen(run.model.image_encoder.weights().uri.as_str(), &towers.image_encoder.sha256);
-    session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), &towers.language_model.sha256);
+    let towers = Towers::load(run, Device::Cpu)?;
+    session.note_frozen(run.model.image_encoder.weights().uri.as_str(), towers.image_encoder.sha256());
+    session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), towers.language_model.sha256());
     Ok(towers)
 }
 
@@ -100,7 +102,7 @@ fn is_to_be_trained(run: &Run, tower: Tower) -> Result<bool, TrainerError> {
     if pretrain.is_none() {
         return Ok(false);
     }
-    Ok(!crate::storage::Storage::at(Location::parse(uri.as_str())?)?.exists("")?)
+    Ok(Storage::at(Location::parse(uri.as_str())?)?.size("")?.is_none())
 }
 
 fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), TrainerError> {
@@ -111,18 +113,20 @@ fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), Tra
     let events = session.events;
     let mut announced = false;
     let mut progress = |progress: Progress| {
-        let Progress { step, steps, loss, images_per_s } = progress;
+        let Progress { step, steps, loss, samples_per_s } = progress;
         if !announced {
             events.send(&Event::Phase { name: name.into(), what: what.into(), steps });
             announced = true;
         }
         let losses = losses(&["loss"], &[loss]);
-        events.send(&Event::Progress { name: name.into(), step, steps, losses, lr: None, images_per_s });
+        events.send(&Event::Progress { name: name.into(), step, steps, losses, lr: None, images_per_s: samples_per_s });
     };
     let report = match tower {
         Tower::ImageEncoder => pretrain_image_encoder(run, &mut progress)?,
         Tower::LanguageModel => pretrain_language_model(run, &mut progress)?,
     };
-    events.message(format!("{what}: {report}"));
+    let accuracies: Vec<String> =
+        report.accuracies.iter().map(|(what, share)| format!("{what} {:.1} %", share * 100.0)).collect();
+    events.message(format!("{what}: {:.0} s, loss {:.3} {}", report.seconds, report.loss, accuracies.join(", ")));
     Ok(())
 }

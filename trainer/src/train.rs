@@ -53,7 +53,7 @@ fn train_stage(
         let (losses, gradient) = match stage {
             Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
             Stage::Generative(stage) => {
-                generative(&state, &run.model, stage, &towers.language_model, &batch, &slices, key)?
+                generative(&state, &run.model, stage, towers.language_model.model(), &batch, &slices, key)?
             }
         };
         let grad_norm = gradient.norm();

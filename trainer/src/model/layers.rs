@@ -50,6 +50,11 @@ impl Linear {
         Self { weight: Tensor::cat(&weights, 0), bias: Some(Tensor::cat(&biases, 0)) }
     }
 
+    /// The type of its weights.
+    pub fn kind(&self) -> Kind {
+        self.weight.kind()
+    }
+
     /// # Shapes
     /// `x`: `[…, input]`; result: `[…, output]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {

@@ -1,6 +1,8 @@
 //! The models: single-device code, without a word about ranks.
 
+pub mod eva_vit;
 pub mod layers;
+pub mod opt;
 pub mod qformer;
 pub mod tensors;
 

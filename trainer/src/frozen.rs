@@ -1,0 +1,104 @@
+//! The towers that pre-training leaves as they are.
+
+use configs::{Dtype, ImageBlock, ImageEncoder, LanguageModel, LanguageModelSizes, Run, Weights};
+use tch::{Device, Tensor, no_grad};
+
+use crate::TrainerError;
+use crate::model::Tensors;
+use crate::model::eva_vit::EvaVit;
+use crate::model::opt::Opt;
+use crate::precision::kind_of;
+use crate::weights_file::{read_checked, tensors_from_bytes};
+
+/// What the names of the image encoder's weights start with.
+pub const IMAGE_ENCODER: &str = "vision_model";
+/// What the names of the language model's weights start with.
+pub const LANGUAGE_MODEL: &str = "language_model";
+
+/// An image encoder whose weights stay as they were loaded.
+#[derive(Debug)]
+pub struct FrozenImageEncoder {
+    tower: EvaVit,
+    sha256: String,
+}
+
+impl FrozenImageEncoder {
+    /// What the tower makes of images, outside any gradient.
+    ///
+    /// # Shapes
+    /// `pixels`: `[B, 3, S, S]`, normalised; result: `[B, P, V]` in the type that the config names.
+    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        no_grad(|| self.tower.forward(pixels))
+    }
+
+    /// SHA-256 of the file that the weights came from.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+/// A language model whose weights stay as they were loaded. Gradients pass through it to its inputs.
+#[derive(Debug)]
+pub struct FrozenLanguageModel {
+    model: Opt,
+    sha256: String,
+}
+
+impl FrozenLanguageModel {
+    /// The model; none of its weights takes a gradient.
+    pub fn model(&self) -> &Opt {
+        &self.model
+    }
+
+    /// SHA-256 of the file that the weights came from.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+/// The image encoder of `run`, on `device`.
+///
+/// # Errors
+/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes;
+/// [`TrainerError::Setting`] for a kind of tower that this version has not.
+pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncoder, TrainerError> {
+    let encoder = &run.model.image_encoder;
+    let sizes = encoder.sizes();
+    if !matches!(encoder, ImageEncoder::Custom(_)) || sizes.block != ImageBlock::EvaClip {
+        return Err(unsupported("model.image_encoder", "kind `custom` with block `eva_clip`"));
+    }
+    let (tensors, sha256) = load(encoder.weights(), encoder.dtype(), device)?;
+    let tower = EvaVit::new(&tensors.scope(IMAGE_ENCODER), sizes, encoder.image_size(), run.model.attention)?;
+    Ok(FrozenImageEncoder { tower, sha256 })
+}
+
+/// The language model of `run`, on `device`, with the dropout that the config names.
+///
+/// # Errors
+/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes;
+/// [`TrainerError::Setting`] for a kind of model that this version has not.
+pub fn load_language_model(run: &Run, device: Device) -> Result<FrozenLanguageModel, TrainerError> {
+    let model = &run.model.language_model;
+    let (LanguageModel::CustomOpt(_), LanguageModelSizes::Opt(sizes)) = (model, model.sizes()) else {
+        return Err(unsupported("model.language_model", "kind `custom_opt`"));
+    };
+    let settings = model.settings();
+    let (tensors, sha256) = load(settings.weights, settings.dtype, device)?;
+    let opt = Opt::new(&tensors.scope(LANGUAGE_MODEL), sizes, run.model.attention)?;
+    Ok(FrozenLanguageModel { model: opt.with_dropout(settings.dropout), sha256 })
+}
+
+fn load(weights: &Weights, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
+    let uri = weights.uri.as_str();
+    let (bytes, sha256) = read_checked(uri, weights.sha256.as_ref().map(configs::Sha256::as_str))?;
+    let tensors = tensors_from_bytes(&bytes, uri)?.cast(kind_of(dtype));
+    Ok((tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_device(device))).collect(), sha256))
+}
+
+fn unsupported(key: &str, supported: &str) -> TrainerError {
+    TrainerError::Setting {
+        found: format!("found a kind of {key} that this version does not run yet"),
+        expected: supported.to_owned(),
+        advice: "Published towers arrive with the import of their weights; configs/tiny.yaml shows what runs".into(),
+    }
+}

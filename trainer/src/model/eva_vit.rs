@@ -1,0 +1,232 @@
+//! The image encoder of EVA-CLIP as BLIP-2 uses it: pre-norm blocks, no key bias, no final norm.
+//!
+//! Letters: `B` images, `S` side in pixels, `P` patches and the class token, `V` width. Source: LAVIS `eva_vit.py`;
+//! names are Hugging Face's, below `vision_model`.
+
+use configs::{Attention, ImageSizes};
+use tch::{Kind, Tensor};
+
+use super::layers::{AttentionForm, LayerNorm, Linear, attention};
+use super::tensors::{Init, Scope};
+use crate::TrainerError;
+
+/// Of every norm in the tower.
+const EPS: f64 = 1e-6;
+/// Standard deviation that weights start with.
+const STD: f64 = 0.02;
+
+/// The image encoder.
+#[derive(Debug)]
+pub struct EvaVit {
+    patches: PatchEmbedding,
+    class_embedding: Tensor,
+    position_embedding: Tensor,
+    blocks: Vec<Block>,
+}
+
+impl EvaVit {
+    /// The tower whose weights lie in `scope`, which is usually called `vision_model`.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(
+        scope: &Scope<'_>,
+        sizes: ImageSizes,
+        image_size: usize,
+        kernel: Attention,
+    ) -> Result<Self, TrainerError> {
+        let width = sizes.width as i64;
+        let side = (image_size / sizes.patch_size) as i64;
+        let embeddings = scope.at("embeddings");
+        let layers = scope.at("encoder.layers");
+        Ok(Self {
+            patches: PatchEmbedding::new(&embeddings.at("patch_embedding"), sizes.patch_size as i64, width)?,
+            class_embedding: embeddings.weight("class_embedding", &[1, 1, width], Init::Normal(STD))?,
+            position_embedding: embeddings.weight(
+                "position_embedding",
+                &[1, side * side + 1, width],
+                Init::Normal(STD),
+            )?,
+            blocks: (0..sizes.depth)
+                .map(|index| Block::new(&layers.at(index), index, &sizes, kernel))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The residual stream behind the last block, class token first.
+    ///
+    /// # Shapes
+    /// `pixels`: `[B, 3, S, S]`, normalised, any floating-point type; result: `[B, P, V]` in the type of the weights.
+    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        let patches = self.patches.forward(&pixels.to_kind(self.class_embedding.kind()));
+        let (batch, _, width) = patches.size3().expect("invariant: patches are [B, P, V]");
+        let class = self.class_embedding.expand([batch, 1, width], false);
+        let mut x = Tensor::cat(&[&class, &patches], 1) + &self.position_embedding;
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        x
+    }
+}
+
+/// The convolution whose stride is its size, as one matrix product over cut-out patches: on a CPU in bf16 a
+/// convolution takes several times as long.
+#[derive(Debug)]
+struct PatchEmbedding {
+    linear: Linear,
+    patch_size: i64,
+}
+
+impl PatchEmbedding {
+    fn new(scope: &Scope<'_>, patch_size: i64, width: i64) -> Result<Self, TrainerError> {
+        let weight = scope.weight("weight", &[width, 3, patch_size, patch_size], Init::Normal(STD))?;
+        let bias = scope.weight("bias", &[width], Init::Constant(0.0))?;
+        let linear = Linear::from_parts(weight.reshape([width, 3 * patch_size * patch_size]), Some(bias));
+        Ok(Self { linear, patch_size })
+    }
+
+    /// # Shapes
+    /// `pixels`: `[B, 3, S, S]`; result: `[B, P - 1, V]`, row by row.
+    fn forward(&self, pixels: &Tensor) -> Tensor {
+        let (batch, channels, height, width) = pixels.size4().expect("invariant: pixels are [B, 3, S, S]");
+        let (rows, columns, side) = (height / self.patch_size, width / self.patch_size, self.patch_size);
+        let patches = pixels
+            .reshape([batch, channels, rows, side, columns, side])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, rows * columns, channels * side * side]);
+        self.linear.forward(&patches)
+    }
+}
+
+/// One block: attention and feed-forward, each added to its input.
+#[derive(Debug)]
+struct Block {
+    layer_norm1: LayerNorm,
+    qkv: Linear,
+    projection: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    form: AttentionForm,
+}
+
+impl Block {
+    fn new(scope: &Scope<'_>, index: usize, sizes: &ImageSizes, kernel: Attention) -> Result<Self, TrainerError> {
+        let (width, hidden) = (sizes.width as i64, sizes.mlp_dim as i64);
+        // LAVIS `fix_init_weight`: what adds to the residual stream starts smaller in later blocks.
+        let residual = Init::Normal(STD / (2.0 * (index + 1) as f64).sqrt());
+        let adding =
+            |name: &str, input| Linear::with_init(&scope.at(name), input, width, residual, Init::Constant(0.0));
+        Ok(Self {
+            layer_norm1: LayerNorm::new(&scope.at("layer_norm1"), width, EPS)?,
+            // The key third of the bias is 0 for good: EVA has none. It would not change a result, as it adds the same
+            // to all scores of a query.
+            qkv: Linear::new(&scope.at("self_attn.qkv"), width, 3 * width)?,
+            projection: adding("self_attn.projection", width)?,
+            layer_norm2: LayerNorm::new(&scope.at("layer_norm2"), width, EPS)?,
+            fc1: Linear::new(&scope.at("mlp.fc1"), width, hidden)?,
+            fc2: adding("mlp.fc2", hidden)?,
+            form: AttentionForm { heads: sizes.heads as i64, kernel, dropout: 0.0 },
+        })
+    }
+
+    fn forward(&self, x: Tensor) -> Tensor {
+        let qkv = self.qkv.forward(&self.layer_norm1.forward(&x)).chunk(3, -1);
+        let attended = attention(&qkv[0], &qkv[1], &qkv[2], None, self.form);
+        let x = x + self.projection.forward(&attended);
+        // The exact GELU, by the error function.
+        let hidden = self.fc1.forward(&self.layer_norm2.forward(&x)).gelu("none");
+        &x + self.fc2.forward(&hidden)
+    }
+}
+
+/// The name of a bias whose key third (the second of three) is 0 and stays so, as [`EvaVit`] calls it.
+pub fn has_no_key_bias(name: &str) -> bool {
+    name.ends_with("self_attn.qkv.bias")
+}
+
+/// Sets the key third of a bias of queries, keys and values, or of its gradient, to 0.
+pub fn clear_key_bias(bias: &Tensor) {
+    let width = bias.size()[0] / 3;
+    let _ = bias.narrow(0, width, width).fill_(0.0);
+}
+
+/// The largest absolute difference of two tensors, for tests.
+#[cfg(test)]
+pub(crate) fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use configs::ImageBlock;
+    use tch::Device;
+
+    use super::*;
+    use crate::model::{Tensors, declare};
+    use crate::weight_names::{joined_bias, lavis_to_hf};
+    use crate::weights_file::tensors_from_bytes;
+
+    fn fixture(name: &str) -> Tensors {
+        let path = format!("{}/../tests/fixtures/vit/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        tensors_from_bytes(&std::fs::read(&path).unwrap(), &path).unwrap()
+    }
+
+    fn fixture_weights() -> Tensors {
+        let lavis = fixture("eva_weights");
+        let mut public = Tensors::default();
+        for (name, tensor) in lavis.iter() {
+            let name = format!("visual_encoder.{name}");
+            if let Some((bias, value_part)) = joined_bias(&name) {
+                let value = lavis.get(value_part.strip_prefix("visual_encoder.").unwrap()).unwrap();
+                public.insert(bias, Tensor::cat(&[tensor, &tensor.zeros_like(), value], 0));
+            } else if let Some(name) = lavis_to_hf(&name) {
+                public.insert(name, tensor.shallow_clone());
+            }
+        }
+        public
+    }
+
+    const SIZES: ImageSizes =
+        ImageSizes { block: ImageBlock::EvaClip, patch_size: 14, width: 40, depth: 3, heads: 4, mlp_dim: 88 };
+
+    #[test]
+    fn the_tower_equals_the_reference() {
+        let (mut weights, io) = (fixture_weights(), fixture("eva_io"));
+        for kernel in [Attention::Math, Attention::Flash] {
+            let tower = EvaVit::new(&weights.scope("vision_model"), SIZES, 42, kernel).unwrap();
+            let found = tower.forward(io.get("image").unwrap());
+            // Both are f32 with sums in different orders; the fixture's own tolerance.
+            assert!(largest_difference(&found, io.get("output").unwrap()) < 1e-5);
+        }
+        let larger = io.get("pos_embed_larger").unwrap().shallow_clone();
+        weights.insert("vision_model.embeddings.position_embedding", larger);
+        let tower = EvaVit::new(&weights.scope("vision_model"), SIZES, 70, Attention::Math).unwrap();
+        let found = tower.forward(io.get("image_larger").unwrap());
+        assert!(largest_difference(&found, io.get("output_larger").unwrap()) < 1e-5);
+    }
+
+    #[test]
+    fn patches_are_the_convolution() {
+        let options = (Kind::Float, Device::Cpu);
+        tch::manual_seed(3);
+        let mut tensors = Tensors::default();
+        tensors.insert("weight", Tensor::randn([5, 3, 4, 4], options));
+        tensors.insert("bias", Tensor::randn([5], options));
+        let pixels = Tensor::randn([2, 3, 12, 12], options);
+        let found = PatchEmbedding::new(&tensors.scope(""), 4, 5).unwrap().forward(&pixels);
+        let weight = tensors.get("weight").unwrap();
+        let expected = pixels.conv2d(weight, tensors.get("bias"), [4, 4], [0, 0], [1, 1], 1);
+        // Sums of 48 products of unit normals in f32, in two orders.
+        assert!(largest_difference(&found, &expected.flatten(2, 3).transpose(1, 2)) < 1e-5);
+    }
+
+    #[test]
+    fn the_tower_asks_for_the_public_names_and_no_others() {
+        let specs = declare(|scope| EvaVit::new(&scope.at("vision_model"), SIZES, 42, Attention::Math)).unwrap();
+        let mut asked: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        asked.sort_unstable();
+        let weights = fixture_weights();
+        assert_eq!(asked, weights.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    }
+}
