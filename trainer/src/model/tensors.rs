@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -92,8 +93,11 @@ impl FromIterator<(String, Tensor)> for Tensors {
     }
 }
 
+/// libtorch's generator is process-wide: one tensor at a time is drawn from it.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
 fn random_tensor(spec: &Spec, seed: u64) -> Tensor {
-    // libtorch's generator is process-wide; models are built before anything draws from it.
+    let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(key(seed, &spec.name));
     let options = (Kind::Float, Device::Cpu);
     match spec.init {
@@ -169,7 +173,7 @@ impl Scope<'_> {
             Source::Declared(specs) => {
                 specs.borrow_mut().push(Spec { name, shape: shape.to_vec(), init });
                 // A stand-in of the right shape that holds one number.
-                Ok(Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false))
+                Ok(Tensor::zeros(&[] as &[i64], (Kind::Float, Device::Cpu)).expand(shape, false))
             }
             Source::Given(tensors) => {
                 let found = tensors.get(&name);
