@@ -43,7 +43,7 @@ enum Events {
     Waiting,
     Open {
         stage_index: usize,
-        writer: EventWriter,
+        writer: Box<EventWriter>,
     },
 }
 
@@ -130,7 +130,7 @@ impl MetricsWriter {
     fn open_events(&mut self, record: &Record) -> Result<()> {
         let Record { stage_index, stage, .. } = record;
         let first_step = if *stage_index == self.start.stage_index { self.start.step } else { 0 };
-        let writer = EventWriter::create(&self.output, stage, &self.start.launch, first_step)?;
+        let writer = Box::new(EventWriter::create(&self.output, stage, &self.start.launch, first_step)?);
         self.events = Events::Open { stage_index: *stage_index, writer };
         Ok(())
     }
