@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use crate::image::{Flip, Normalization, REFERENCE_NORMALIZATION, Region, Resampling, RgbImage, resize};
 use crate::rng::CounterRng;
 
-/// Width over height of a random crop, torchvision's default; not a setting of the reference.
+/// Width over height of a random crop, torchvision's default, which the reference leaves as it is.
 pub const ASPECT: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// Random crops that are tried before the centre crop.
 const TRIES: usize = 10;
@@ -20,6 +20,8 @@ pub struct TrainTransform {
     pub image_size: u32,
     /// Least and greatest share of the image's area that a crop has; the reference uses 0.5 to 1.
     pub scale: [f64; 2],
+    /// Least and greatest width over height of a crop; [`ASPECT`] in the reference.
+    pub aspect: [f64; 2],
     /// Probability of mirroring; the reference uses 0.5.
     pub flip: f64,
     /// How pixels are resampled.
@@ -34,6 +36,7 @@ impl TrainTransform {
         Self {
             image_size,
             scale: [0.5, 1.0],
+            aspect: ASPECT,
             flip: 0.5,
             resampling: Resampling::default(),
             normalization: REFERENCE_NORMALIZATION,
@@ -59,7 +62,7 @@ impl TrainTransform {
 
     /// The crop and mirroring of one view: [`random_crop`], then one draw for the mirroring.
     pub fn draw(&self, width: u32, height: u32, rng: &mut CounterRng) -> (Region, Flip) {
-        let region = random_crop(width, height, self.scale, ASPECT, rng);
+        let region = random_crop(width, height, self.scale, self.aspect, rng);
         (region, if rng.chance(self.flip) { Flip::Horizontal } else { Flip::No })
     }
 

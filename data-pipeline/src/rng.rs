@@ -22,6 +22,10 @@ pub enum Purpose {
     Wording = 6,
     /// Which samples an inspection shows.
     Inspect = 7,
+    /// Negatives of the matching loss.
+    Negatives = 9,
+    /// Dropout of one pass.
+    Dropout = 10,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

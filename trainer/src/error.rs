@@ -28,7 +28,40 @@ pub enum TrainerError {
         /// What must come out.
         expected: f64,
     },
-    /// An object store could not do what was asked.
+    /// A model asked for a weight that is not there.
+    #[error("the weight `{name}` is missing; the file belongs to another model, or is incomplete")]
+    MissingWeight {
+        /// Its public name.
+        name: String,
+    },
+    /// A weight has another shape than the config says.
+    #[error("the weight `{name}` has shape {found:?}, expected {expected:?}; do the sizes in the config fit the file?")]
+    WeightShape {
+        /// Its public name.
+        name: String,
+        /// In the file.
+        found: Vec<i64>,
+        /// What the config says.
+        expected: Vec<i64>,
+    },
+    /// Training has diverged.
+    #[error(
+        "{what} are not finite: training has diverged. Lower the peak learning rate, lengthen the warm-up, or look at \
+         the samples of this step"
+    )]
+    NotFinite {
+        /// What was looked at.
+        what: &'static str,
+    },
+    /// The config asks for something that cannot be done.
+    #[error("{found}: {expected}")]
+    Unsupported {
+        /// What the config says.
+        found: String,
+        /// What works, and what to do.
+        expected: String,
+    },
+    /// Samples could not be read, or an object store could not do what was asked.
     #[error(transparent)]
     Store(#[from] data_pipeline::error::DataError),
     /// The thread that talks to object stores could not be set up.

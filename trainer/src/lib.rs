@@ -14,11 +14,19 @@
 pub mod checkpoint;
 pub mod error;
 pub mod libraries;
+pub mod losses;
 pub mod metrics;
+pub mod model;
+pub mod optimizer;
+pub mod precision;
 pub mod schedule;
 pub mod segment_file;
 pub mod self_check;
+pub mod slices;
+pub mod stage1;
+pub mod state;
 mod storage;
 pub mod tensorboard;
+pub mod weight_names;
 
 pub use error::TrainerError;

@@ -44,6 +44,8 @@ pub struct LoaderSettings {
     pub transform: TrainTransform,
     /// Caption cleaning.
     pub captions: Cleaner,
+    /// Where a row has several captions: how many of the first ones one is drawn from; none for all.
+    pub top_captions: Option<usize>,
     /// Limits of an image before it is decoded.
     pub limits: DecodeLimits,
     /// Decode threads.

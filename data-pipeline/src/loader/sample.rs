@@ -112,7 +112,8 @@ impl SampleLoader {
             && lists.value_length(row) > 0
         {
             let start = lists.value_offsets()[row] as usize;
-            let count = lists.value_length(row) as u64;
+            let all = lists.value_length(row) as u64;
+            let count = self.settings.top_captions.map_or(all, |top| all.min(top.max(1) as u64));
             let drawn =
                 CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
             let all = lists.values().as_string::<i32>();

@@ -52,6 +52,7 @@ fn settings(args: &BenchDataArgs) -> anyhow::Result<LoaderSettings> {
         slices: 1,
         transform: TrainTransform { resampling, ..TrainTransform::reference(args.image_size) },
         captions: Cleaner::default(),
+        top_captions: None,
         limits: DecodeLimits::default(),
         decode_threads: args.threads,
         memory_bytes: args.memory_mb << 20,

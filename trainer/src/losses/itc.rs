@@ -1,0 +1,55 @@
+//! Image-text contrast (LAVIS `blip2_qformer.py`, `Blip2Qformer.forward`).
+
+use tch::{Kind, Reduction, Tensor};
+
+/// What is compared.
+#[derive(Debug)]
+pub struct Features {
+    /// Normalised query outputs of each image, `[b, Q, E]`, f32.
+    pub image: Tensor,
+    /// Normalised \[CLS\] output of each text, `[b, E]`, f32.
+    pub text: Tensor,
+}
+
+/// The loss and the similarities that negatives are drawn by.
+#[derive(Debug)]
+pub struct Contrast {
+    /// A scalar.
+    pub loss: Tensor,
+    /// Own images against all texts, divided by the temperature, without gradient: `[b, G]`.
+    pub image_to_text: Tensor,
+    /// Own texts against all images: `[b, G]`.
+    pub text_to_image: Tensor,
+}
+
+/// The contrast of a slice with the global batch. An image is as similar to a text as its most similar query.
+///
+/// Gradients flow through the slice's own side of each comparison only; `all` is detached, as the reference gathers
+/// without gradients, on one rank too.
+///
+/// # Shapes
+/// `own`: `b` rows, `all`: `G` rows, `temperature`: scalar; `first`: row of `all` that holds the first own row.
+pub fn contrast(own: &Features, all: &Features, temperature: &Tensor, first: i64, label_smoothing: f64) -> Contrast {
+    let rows = own.text.size()[0];
+    let image_to_text = best_query(&own.image, &all.text.detach()) / temperature;
+    let text_to_image = best_query(&all.image.detach(), &own.text).transpose(0, 1) / temperature;
+    let targets = Tensor::arange_start(first, first + rows, (Kind::Int64, own.text.device()));
+    let loss = |logits: &Tensor| {
+        logits.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, label_smoothing)
+    };
+    Contrast {
+        loss: (loss(&image_to_text) + loss(&text_to_image)) / 2,
+        image_to_text: image_to_text.detach(),
+        text_to_image: text_to_image.detach(),
+    }
+}
+
+/// Cosine of each image's most similar query with each text.
+///
+/// # Shapes
+/// `image`: `[m, Q, E]`; `text`: `[n, E]`; result: `[m, n]`.
+pub fn best_query(image: &Tensor, text: &Tensor) -> Tensor {
+    let (images, queries, width) = image.size3().expect("invariant: image features are [m, Q, E]");
+    let all = image.reshape([images * queries, width]).matmul(&text.transpose(0, 1));
+    all.view([images, queries, -1]).amax([1_i64].as_slice(), false)
+}

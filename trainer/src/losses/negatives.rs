@@ -1,0 +1,107 @@
+//! Which wrong partner each image and each text is shown in ITM.
+
+use configs::Negatives;
+use data_pipeline::rng::CounterRng;
+use tch::{Kind, Tensor};
+
+use crate::TrainerError;
+
+/// How likely each row of the global batch is drawn as a negative, `[b, G]`, f32; the own row never is.
+///
+/// # Shapes
+/// `similarity`: `[b, G]`, divided by the temperature; `first`: column of the first own row.
+pub fn weights(similarity: &Tensor, first: i64, rule: Negatives) -> Tensor {
+    let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
+    let options = (Kind::Int64, similarity.device());
+    let own = Tensor::arange_start(first, first + rows, options).unsqueeze(1).eq_tensor(&Tensor::arange(columns, options));
+    let similarity = similarity.to_kind(Kind::Float);
+    match rule {
+        // LAVIS HEAD.
+        Negatives::MaskedSoftmax => similarity.masked_fill(&own, -10_000.0).softmax(1, Kind::Float),
+        // LAVIS 1.0.2.
+        Negatives::SoftmaxFloor => (similarity.softmax(1, Kind::Float) + 1e-4).masked_fill(&own, 0.0),
+    }
+}
+
+/// One column per row, with a chance proportional to its weight.
+///
+/// # Errors
+/// When the weights are not finite: training has diverged.
+pub fn draw(weights: &Tensor, rng: &mut CounterRng) -> Result<Vec<i64>, TrainerError> {
+    let (rows, columns) = weights.size2().expect("invariant: weights are [b, G]");
+    let weights = Vec::<f32>::try_from(weights.to_kind(Kind::Float).contiguous().view([rows * columns]))
+        .map_err(|source| TrainerError::Torch { doing: "reading the weights of negatives", source })?;
+    weights.chunks_exact(columns as usize).map(|row| draw_one(row, rng)).collect()
+}
+
+fn draw_one(weights: &[f32], rng: &mut CounterRng) -> Result<i64, TrainerError> {
+    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    if !(total.is_finite() && total > 0.0) {
+        return Err(TrainerError::NotFinite { what: "the similarities that negatives are drawn by" });
+    }
+    let mut left = rng.unit() * total;
+    let mut last = 0;
+    for (column, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        last = column as i64;
+        left -= f64::from(*weight);
+        if left < 0.0 {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// For each of `rows` own rows from column `first` on, another of `columns` columns, all with the same chance.
+///
+/// # Panics
+/// When there is only one column.
+pub fn draw_uniformly(rows: i64, columns: i64, first: i64, rng: &mut CounterRng) -> Vec<i64> {
+    let other = |row: i64| {
+        let drawn = rng.below(columns as u64 - 1) as i64;
+        if drawn >= first + row { drawn + 1 } else { drawn }
+    };
+    (0..rows).map(other).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use data_pipeline::rng::Purpose;
+
+    use super::*;
+
+    #[test]
+    fn draws_follow_the_weights_and_never_hit_the_own_row() {
+        let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
+        let similarity = Tensor::from_slice(&[5.0_f32, 1.0, 0.0, 0.0, 9.0, 0.0]).view([2, 3]);
+        for rule in [Negatives::MaskedSoftmax, Negatives::SoftmaxFloor] {
+            let weights = weights(&similarity, 0, rule);
+            let mut counts = [0; 3];
+            for _ in 0..4000 {
+                let drawn = draw(&weights, &mut rng).unwrap();
+                assert!(drawn[0] != 0 && drawn[1] != 1);
+                counts[drawn[0] as usize] += 1;
+            }
+            // e : 1, up to the floor of 1e-4.
+            let share = f64::from(counts[1]) / 4000.0;
+            assert!((share - 0.731).abs() < 0.03, "{rule}: {share}");
+        }
+    }
+
+    #[test]
+    fn uniform_draws_leave_out_the_own_row_only() {
+        let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
+        let mut counts = [0; 4];
+        for _ in 0..3000 {
+            let drawn = draw_uniformly(2, 4, 1, &mut rng);
+            assert!(drawn[0] != 1 && drawn[1] != 2);
+            counts[drawn[0] as usize] += 1;
+        }
+        assert!(counts[1] == 0 && [0, 2, 3].iter().all(|column| (800..1200).contains(&counts[*column])), "{counts:?}");
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_an_error() {
+        let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
+        assert!(draw(&Tensor::from_slice(&[f32::NAN, 1.0]).view([1, 2]), &mut rng).is_err());
+    }
+}

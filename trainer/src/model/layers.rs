@@ -1,0 +1,142 @@
+//! What the models are made of. Letters: `B` rows of a batch, `S` positions, `K` positions that are attended to, `D` width.
+
+use configs::Attention;
+use tch::{Kind, Tensor};
+
+use super::tensors::{Init, Scope};
+use crate::TrainerError;
+
+/// `x W^T + b`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer from `input` to `output` features with a bias; weights start as normal(0, 0.02), the bias at 0.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(scope: &Scope<'_>, input: i64, output: i64) -> Result<Self, TrainerError> {
+        Self::with_init(scope, input, output, Init::Normal(0.02), Init::Constant(0.0))
+    }
+
+    /// [`Linear::new`] with other starting values.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn with_init(
+        scope: &Scope<'_>,
+        input: i64,
+        output: i64,
+        weight: Init,
+        bias: Init,
+    ) -> Result<Self, TrainerError> {
+        let weight = scope.weight("weight", &[output, input], weight)?;
+        Ok(Self { weight, bias: Some(scope.weight("bias", &[output], bias)?) })
+    }
+
+    /// A layer from tensors that exist already.
+    pub fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// Several layers over the same input as one: outputs stand one after the other.
+    pub fn fused(parts: &[Linear]) -> Self {
+        let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        assert!(biases.len() == parts.len(), "invariant: layers that are fused have a bias");
+        Self { weight: Tensor::cat(&weights, 0), bias: Some(Tensor::cat(&biases, 0)) }
+    }
+
+    /// # Shapes
+    /// `x`: `[…, input]`; result: `[…, output]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Layer normalisation over the last axis.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(scope: &Scope<'_>, dim: i64, eps: f64) -> Result<Self, TrainerError> {
+        let weight = scope.weight("weight", &[dim], Init::Constant(1.0))?;
+        Ok(Self { weight, bias: scope.weight("bias", &[dim], Init::Constant(0.0))?, eps })
+    }
+
+    /// # Shapes
+    /// `x`: `[…, D]`; result: the same, in the type of `x`. libtorch accumulates in f32.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
+    }
+}
+
+/// What attention looks like, apart from its projections.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionForm {
+    /// Heads.
+    pub heads: i64,
+    /// Which implementation computes it.
+    pub kernel: Attention,
+    /// Dropout on the attention weights; 0 outside training.
+    pub dropout: f64,
+}
+
+/// Scaled dot-product attention, scaled by one over the root of the head's width.
+///
+/// # Shapes
+/// `query`: `[B, S, D]`; `key`, `value`: `[B, K, D]`; `mask`: added to the scores, broadcast to `[B, heads, S, K]`, in
+/// the type of `query`; result: `[B, S, D]`.
+pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, form: AttentionForm) -> Tensor {
+    let [query, key, value] = [query, key, value].map(|x| split_heads(x, form.heads));
+    let out = match form.kernel {
+        Attention::Math => plain_attention(&query, &key, &value, mask, form.dropout),
+        Attention::Flash => {
+            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, form.dropout, false, None, false)
+        }
+    };
+    merge_heads(&out)
+}
+
+fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
+    let scale = 1.0 / (query.size()[3] as f64).sqrt();
+    let mut scores = (query * scale).matmul(&key.transpose(2, 3));
+    if let Some(mask) = mask {
+        scores = scores + mask;
+    }
+    let weights = scores.softmax(-1, scores.kind());
+    let weights = if dropout > 0.0 { weights.dropout(dropout, true) } else { weights };
+    weights.matmul(value)
+}
+
+/// `[B, S, D]` to `[B, heads, S, D / heads]`.
+fn split_heads(x: &Tensor, heads: i64) -> Tensor {
+    let (b, s, d) = x.size3().expect("invariant: attention works on [B, S, D]");
+    x.view([b, s, heads, d / heads]).transpose(1, 2)
+}
+
+/// `[B, heads, S, d]` to `[B, S, heads · d]`.
+fn merge_heads(x: &Tensor) -> Tensor {
+    let (b, heads, s, d) = x.size4().expect("invariant: attention gives [B, heads, S, d]");
+    x.transpose(1, 2).reshape([b, s, heads * d])
+}
+
+/// Dropout while training; the input itself when `p` is 0.
+pub fn dropout(x: Tensor, p: f64) -> Tensor {
+    if p > 0.0 { x.dropout(p, true) } else { x }
+}
+
+/// `x` with every position of a causal order that lies ahead hidden: `[S, K]`, 0 where position `K - S + i` may look,
+/// `hidden` elsewhere.
+pub fn causal_mask(s: i64, k: i64, hidden: f64, like: &Tensor) -> Tensor {
+    Tensor::full([s, k], hidden, (Kind::Float, like.device())).triu(k - s + 1).to_kind(like.kind())
+}

@@ -1,0 +1,389 @@
+//! The Q-Former: BERT with learned queries that look at an image (paper section 3.1, LAVIS `Qformer.py`).
+//!
+//! Letters: `B` images or texts, `Q` queries, `T` text positions, `P` visual tokens, `V` their width, `H` hidden width.
+//! Weights have the names of Hugging Face's `Blip2ForImageTextRetrieval`.
+
+use configs::{Attention, QFormer as Sizes};
+use tch::{Kind, Tensor};
+
+use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
+use super::tensors::{Init, Scope};
+use crate::TrainerError;
+
+/// LayerNorm epsilon of BERT.
+pub(crate) const EPS: f64 = 1e-12;
+/// What is added to the score of a position that must not be seen (LAVIS `Qformer.py`); its weight is exactly 0.
+const HIDDEN: f64 = -10_000.0;
+/// Standard deviation of BERT's starting weights.
+const STD: f64 = 0.02;
+
+/// Whether the text parts are there: stage 2 leaves them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextParts {
+    /// Word embeddings and the feed-forward parts of text positions.
+    Present,
+    /// Queries only.
+    Absent,
+}
+
+/// The Q-Former with its query tokens and embeddings.
+#[derive(Debug)]
+pub struct QFormer {
+    query_tokens: Tensor,
+    embedding_norm: LayerNorm,
+    embeddings: Option<Embeddings>,
+    layers: Vec<Layer>,
+    dropout: f64,
+    /// Type of all activations.
+    pub kind: Kind,
+}
+
+#[derive(Debug)]
+struct Embeddings {
+    words: Tensor,
+    positions: Tensor,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: SelfAttention,
+    cross: Option<CrossAttention>,
+    query_mlp: Mlp,
+    text_mlp: Option<Mlp>,
+}
+
+#[derive(Debug)]
+struct SelfAttention {
+    qkv: Linear,
+    out: Output,
+    form: AttentionForm,
+}
+
+#[derive(Debug)]
+struct CrossAttention {
+    query: Linear,
+    key_value: Linear,
+    out: Output,
+    form: AttentionForm,
+}
+
+#[derive(Debug)]
+struct Mlp {
+    up: Linear,
+    out: Output,
+}
+
+/// Projection, dropout, residual, norm: how every part of a BERT layer ends.
+#[derive(Debug)]
+struct Output {
+    dense: Linear,
+    norm: LayerNorm,
+    dropout: f64,
+}
+
+/// Keys and values of one layer's self-attention.
+#[derive(Debug)]
+pub struct KeyValue {
+    key: Tensor,
+    value: Tensor,
+}
+
+/// What the query pass leaves behind.
+#[derive(Debug)]
+pub struct QueryPass {
+    /// `[B, Q, H]`.
+    pub hidden: Tensor,
+    /// One per layer, for [`QFormer::grounded`].
+    pub cache: Vec<KeyValue>,
+}
+
+/// Keys and values of the visual tokens, `[B, P, 2H]` for each layer with cross-attention.
+#[derive(Debug)]
+pub struct ImageKeyValues(Vec<Option<Tensor>>);
+
+impl ImageKeyValues {
+    /// The rows of several sets of images, one set after the other.
+    pub fn cat(sets: &[&Self]) -> Self {
+        let layer = |i: usize| {
+            let parts: Vec<&Tensor> = sets.iter().filter_map(|set| set.0[i].as_ref()).collect();
+            (!parts.is_empty()).then(|| Tensor::cat(&parts, 0))
+        };
+        Self((0..sets[0].0.len()).map(layer).collect())
+    }
+}
+
+impl QFormer {
+    /// Takes the weights from a scope; `training` turns dropout on.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(
+        scope: &Scope<'_>,
+        sizes: &Sizes,
+        image_width: i64,
+        build: Build,
+    ) -> Result<Self, TrainerError> {
+        let hidden = sizes.hidden_dim as i64;
+        let p = if build.training { sizes.dropout } else { 0.0 };
+        let embeddings = match build.text {
+            TextParts::Absent => None,
+            TextParts::Present => {
+                let table = |name: &str, rows: usize| {
+                    scope.at("embeddings").at(name).master("weight", &[rows as i64, hidden], Init::Normal(STD))
+                };
+                Some(Embeddings {
+                    words: table("word_embeddings", sizes.vocab_size)?,
+                    positions: table("position_embeddings", sizes.max_positions)?,
+                })
+            }
+        };
+        let layer = |i: usize| Layer::new(&scope.at("qformer.encoder.layer").at(i), sizes, image_width, build, i);
+        Ok(Self {
+            query_tokens: scope.master(
+                "query_tokens",
+                &[1, sizes.num_query_tokens as i64, hidden],
+                Init::Normal(STD),
+            )?,
+            embedding_norm: LayerNorm::new(&scope.at("qformer.layernorm"), hidden, EPS)?,
+            embeddings,
+            layers: (0..sizes.depth).map(layer).collect::<Result<_, _>>()?,
+            dropout: p,
+            kind: build.kind,
+        })
+    }
+
+    /// Queries per image.
+    pub fn num_queries(&self) -> i64 {
+        self.query_tokens.size()[1]
+    }
+
+    /// The word embeddings, which the captioning head shares.
+    ///
+    /// # Panics
+    /// When the text parts are absent.
+    pub fn words(&self) -> &Tensor {
+        &self.text_embeddings().words
+    }
+
+    fn text_embeddings(&self) -> &Embeddings {
+        self.embeddings.as_ref().expect("invariant: only stage 1 passes text, and it builds the text parts")
+    }
+
+    /// # Shapes
+    /// `image`: `[B, P, V]`, after `ln_vision`.
+    pub fn image_key_values(&self, image: &Tensor) -> ImageKeyValues {
+        let project = |layer: &Layer| layer.cross.as_ref().map(|cross| cross.key_value.forward(image));
+        ImageKeyValues(self.layers.iter().map(project).collect())
+    }
+
+    /// The queries look at the images: for ITC and stage 2.
+    pub fn queries(&self, image: &ImageKeyValues, rows: i64) -> QueryPass {
+        let (hidden, cache) = self.run(&self.embed(Some(rows), None), self.num_queries(), None, Some(image), None);
+        QueryPass { hidden, cache }
+    }
+
+    /// Texts alone, every position seeing every other one of its text: for ITC.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, T]`; `mask`: `[B, T]`, 1 for tokens and 0 for padding; result: `[B, T, H]`.
+    pub fn text(&self, ids: &Tensor, mask: &Tensor) -> Tensor {
+        let hidden = self.hide(mask).unsqueeze(1).unsqueeze(1);
+        self.run(&self.embed(None, Some(ids)), 0, Some(&hidden), None, None).0
+    }
+
+    /// Queries and text together, each seeing all of both: for ITM.
+    ///
+    /// # Shapes
+    /// `ids`, `mask`: `[B, T]`; result: the queries' part, `[B, Q, H]`.
+    pub fn joint(&self, image: &ImageKeyValues, ids: &Tensor, mask: &Tensor) -> Tensor {
+        let (rows, queries) = (ids.size()[0], self.num_queries());
+        let seen = Tensor::zeros([rows, queries], (self.kind, ids.device()));
+        let mask = Tensor::cat(&[seen, self.hide(mask)], 1).unsqueeze(1).unsqueeze(1);
+        let (hidden, _) = self.run(&self.embed(Some(rows), Some(ids)), queries, Some(&mask), Some(image), None);
+        hidden.narrow(1, 0, queries)
+    }
+
+    /// Texts that see all queries, through the keys and values of [`QFormer::queries`], and what stands before
+    /// themselves: for ITG.
+    ///
+    /// Text is padded on the right, so the causal order alone keeps padding from every labelled position.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, T]`; result: `[B, T, H]`.
+    pub fn grounded(&self, ids: &Tensor, past: &[KeyValue]) -> Tensor {
+        let length = ids.size()[1];
+        let x = self.embed(None, Some(ids));
+        let mask = causal_mask(length, self.num_queries() + length, HIDDEN, &x);
+        self.run(&x, 0, Some(&mask), None, Some(past)).0
+    }
+
+    /// `[B, T]` of what is added to scores.
+    fn hide(&self, mask: &Tensor) -> Tensor {
+        ((mask - 1).to_kind(self.kind)) * -HIDDEN
+    }
+
+    /// Queries, then text; one norm over both (LAVIS `BertEmbeddings`: no token types, no positions for queries).
+    fn embed(&self, query_rows: Option<i64>, ids: Option<&Tensor>) -> Tensor {
+        let queries = query_rows.map(|rows| self.query_tokens.expand([rows, -1, -1], false));
+        let words = ids.map(|ids| {
+            let Embeddings { words, positions } = self.text_embeddings();
+            Tensor::embedding(words, ids, -1, false, false) + positions.narrow(0, 0, ids.size()[1])
+        });
+        let parts: Vec<Tensor> = [queries, words].into_iter().flatten().collect();
+        dropout(self.embedding_norm.forward(&Tensor::cat(&parts, 1).to_kind(self.kind)), self.dropout)
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        queries: i64,
+        mask: Option<&Tensor>,
+        image: Option<&ImageKeyValues>,
+        past: Option<&[KeyValue]>,
+    ) -> (Tensor, Vec<KeyValue>) {
+        let mut x = x.shallow_clone();
+        let mut cache = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let image = image.and_then(|image| image.0[i].as_ref());
+            let (next, own) = layer.forward(&x, queries, mask, image, past.map(|past| &past[i]));
+            x = next;
+            cache.push(own);
+        }
+        (x, cache)
+    }
+}
+
+/// How a Q-Former is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// Whether the text parts are there.
+    pub text: TextParts,
+    /// How attention is computed.
+    pub attention: Attention,
+    /// Type of activations.
+    pub kind: Kind,
+    /// Whether dropout is on.
+    pub training: bool,
+}
+
+impl Layer {
+    fn new(
+        scope: &Scope<'_>,
+        sizes: &Sizes,
+        image_width: i64,
+        build: Build,
+        index: usize,
+    ) -> Result<Self, TrainerError> {
+        let p = if build.training { sizes.dropout } else { 0.0 };
+        let hidden = sizes.hidden_dim as i64;
+        let mlp = |up: &str, down: &str| Mlp::new(scope, [up, down], hidden, sizes.mlp_dim as i64, p);
+        let form = AttentionForm { heads: sizes.heads as i64, kernel: build.attention, dropout: p };
+        let crosses = index.is_multiple_of(sizes.cross_attention_every);
+        Ok(Self {
+            attention: SelfAttention::new(&scope.at("attention"), hidden, form)?,
+            cross: match crosses {
+                true => Some(CrossAttention::new(&scope.at("crossattention"), hidden, image_width, form)?),
+                false => None,
+            },
+            query_mlp: mlp("intermediate_query", "output_query")?,
+            text_mlp: match build.text {
+                TextParts::Present => Some(mlp("intermediate", "output")?),
+                TextParts::Absent => None,
+            },
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        queries: i64,
+        mask: Option<&Tensor>,
+        image: Option<&Tensor>,
+        past: Option<&KeyValue>,
+    ) -> (Tensor, KeyValue) {
+        let (x, own) = self.attention.forward(x, mask, past);
+        let text = x.size()[1] - queries;
+        let mut parts = Vec::with_capacity(2);
+        if queries > 0 {
+            let queries = x.narrow(1, 0, queries);
+            let looked = match (&self.cross, image) {
+                (Some(cross), Some(image)) => cross.forward(&queries, image),
+                _ => queries,
+            };
+            parts.push(self.query_mlp.forward(&looked));
+        }
+        if text > 0 {
+            let mlp = self.text_mlp.as_ref().expect("invariant: only a Q-Former with text parts is given text");
+            parts.push(mlp.forward(&x.narrow(1, queries, text)));
+        }
+        let x = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 1) };
+        (x, own)
+    }
+}
+
+impl SelfAttention {
+    fn new(scope: &Scope<'_>, hidden: i64, form: AttentionForm) -> Result<Self, TrainerError> {
+        let part = |name: &str| Linear::new(&scope.at("attention").at(name), hidden, hidden);
+        Ok(Self {
+            qkv: Linear::fused(&[part("query")?, part("key")?, part("value")?]),
+            out: Output::new(&scope.at("output"), hidden, hidden, form.dropout)?,
+            form,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: Option<&KeyValue>) -> (Tensor, KeyValue) {
+        let [query, key, value] = thirds(&self.qkv.forward(x));
+        let all = past.map(|past| (Tensor::cat(&[&past.key, &key], 1), Tensor::cat(&[&past.value, &value], 1)));
+        let (all_keys, all_values) = all.unwrap_or_else(|| (key.shallow_clone(), value.shallow_clone()));
+        let seen = attention(&query, &all_keys, &all_values, mask, self.form);
+        (self.out.forward(&seen, x), KeyValue { key, value })
+    }
+}
+
+fn thirds(x: &Tensor) -> [Tensor; 3] {
+    let width = x.size()[2] / 3;
+    [0, 1, 2].map(|third| x.narrow(2, third * width, width))
+}
+
+impl CrossAttention {
+    fn new(scope: &Scope<'_>, hidden: i64, image_width: i64, form: AttentionForm) -> Result<Self, TrainerError> {
+        let part = |name: &str, input| Linear::new(&scope.at("attention").at(name), input, hidden);
+        Ok(Self {
+            query: part("query", hidden)?,
+            key_value: Linear::fused(&[part("key", image_width)?, part("value", image_width)?]),
+            out: Output::new(&scope.at("output"), hidden, hidden, form.dropout)?,
+            form,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, image: &Tensor) -> Tensor {
+        let width = image.size()[2] / 2;
+        let (key, value) = (image.narrow(2, 0, width), image.narrow(2, width, width));
+        self.out.forward(&attention(&self.query.forward(x), &key, &value, None, self.form), x)
+    }
+}
+
+impl Mlp {
+    fn new(scope: &Scope<'_>, names: [&str; 2], hidden: i64, inner: i64, p: f64) -> Result<Self, TrainerError> {
+        let [up, down] = names;
+        Ok(Self {
+            up: Linear::new(&scope.at(up).at("dense"), hidden, inner)?,
+            out: Output::new(&scope.at(down), inner, hidden, p)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        self.out.forward(&self.up.forward(x).gelu("none"), x)
+    }
+}
+
+impl Output {
+    fn new(scope: &Scope<'_>, input: i64, hidden: i64, dropout: f64) -> Result<Self, TrainerError> {
+        let dense = Linear::new(&scope.at("dense"), input, hidden)?;
+        Ok(Self { dense, norm: LayerNorm::new(&scope.at("LayerNorm"), hidden, EPS)?, dropout })
+    }
+
+    fn forward(&self, x: &Tensor, residual: &Tensor) -> Tensor {
+        self.norm.forward(&(dropout(self.dense.forward(x), self.dropout) + residual))
+    }
+}

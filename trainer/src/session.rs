@@ -1,0 +1,334 @@
+//! One launch of a run: its right to write, where it continues, and what it reports.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use cluster::Collective;
+use configs::{Run, Stage};
+use tch::{Device, Tensor};
+
+use crate::TrainerError;
+use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
+use crate::events::{Event, Events, losses};
+use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
+use crate::model::tensors::{Spec, Tensors};
+use crate::state::State;
+use crate::step::Losses;
+
+/// A launch, seen from one rank. Only rank 0 writes.
+pub struct Session<'a> {
+    run: &'a Run,
+    /// All ranks of the run.
+    pub ranks: &'a dyn Collective,
+    /// What the launcher is told.
+    pub events: Events,
+    prefix: RunPrefix,
+    writer: Option<Writer>,
+    resume: Option<Found>,
+    frozen: BTreeMap<String, String>,
+}
+
+struct Writer {
+    lease: Lease,
+    metrics: MetricsWriter,
+    last_commit: Instant,
+    last_report: Option<(u64, Instant)>,
+}
+
+/// A stage of the run, and where it continues.
+pub struct StagePosition<'a> {
+    /// Counted from 1.
+    pub index: usize,
+    /// The stage.
+    pub stage: &'a Stage,
+    /// Updates done.
+    pub step: u64,
+}
+
+impl<'a> Session<'a> {
+    /// Takes over the run, and finds its newest checkpoint.
+    ///
+    /// # Errors
+    /// When the output cannot be written, or holds a run with another config.
+    pub fn begin(run: &'a Run, ranks: &'a dyn Collective, events: Events) -> Result<Self, TrainerError> {
+        let prefix = RunPrefix::open(run.run.output.as_str())?;
+        let mut session =
+            Self { run, ranks, events, prefix, writer: None, resume: None, frozen: BTreeMap::new() };
+        let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
+        session.resume = session.shared_checkpoint(None)?;
+        if let Some(found) = &session.resume {
+            let Snapshot { stage, step, .. } = &found.snapshot;
+            for reason in &found.fell_back {
+                events.message(format!("a newer checkpoint was passed over: {reason}"));
+            }
+            events.message(format!("continuing after step {step} of stage {stage}, from {}", found.uri));
+        }
+        if let Some(lease) = lease {
+            let (stage_index, step) = session.position();
+            let name = run.stages[stage_index - 1].name();
+            let start = SessionStart::new(&lease.launch(), stage_index, name, step + 1);
+            let tensorboard = if run.metrics.tensorboard { TensorBoard::On } else { TensorBoard::Off };
+            let metrics = MetricsWriter::create(run.run.output.as_str(), start, tensorboard)?;
+            session.writer = Some(Writer { lease, metrics, last_commit: Instant::now(), last_report: None });
+        }
+        Ok(session)
+    }
+
+    fn take_over(&self) -> Result<Lease, TrainerError> {
+        if let ConfigWritten::Differs { stored } = self.prefix.write_config(&self.run.to_yaml())? {
+            check_same_mathematics(self.run, &stored)?;
+        }
+        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
+        self.prefix.take_over(Holder { host, pid: std::process::id(), ..Holder::default() })
+    }
+
+    /// The stage (from 1) and the step at which this launch continues.
+    fn position(&self) -> (usize, u64) {
+        let Some(found) = &self.resume else { return (1, 0) };
+        let Snapshot { stage_index, step, .. } = found.snapshot;
+        let finished = self.run.stages.get(stage_index - 1).is_some_and(|stage| step >= stage.steps());
+        if finished && stage_index < self.run.stages.len() { (stage_index + 1, 0) } else { (stage_index, step) }
+    }
+
+    /// The stages that have steps left, in order.
+    pub fn stages_left(&self) -> Vec<StagePosition<'a>> {
+        let (current, done) = self.position();
+        let stages = self.run.stages.iter().enumerate().skip(current - 1);
+        stages
+            .map(|(i, stage)| StagePosition { index: i + 1, stage, step: if i + 1 == current { done } else { 0 } })
+            .filter(|position| position.step < position.stage.steps())
+            .collect()
+    }
+
+    /// A frozen file that the run depends on, for manifests.
+    pub fn note_frozen(&mut self, uri: &str, sha256: &str) {
+        self.frozen.insert(uri.to_owned(), sha256.to_owned());
+    }
+
+    /// The training state at which a stage continues: its checkpoint, or random values under those of the stage before.
+    ///
+    /// # Errors
+    /// When the checkpoint of the stage before is gone or does not fit.
+    pub fn build_state(
+        &mut self,
+        position: &StagePosition<'_>,
+        specs: &[Spec],
+        device: Device,
+    ) -> Result<State, TrainerError> {
+        let seed = self.run.run.seed.wrapping_add(position.index as u64);
+        let start = Tensors::random(specs, seed, device);
+        let mut state = State::new(specs, &start, position.stage.slices(), device);
+        if position.step > 0 {
+            let found = self.resume.take().expect("invariant: a stage continues from a checkpoint");
+            restore(&mut state, &found)?;
+            return Ok(state);
+        }
+        let before = match (position.index, &self.run.model.start_from) {
+            (1, None) => None,
+            (1, Some(weights)) => Some(crate::checkpoint::open_checkpoint(weights.uri.as_str())?),
+            (index, _) => self.shared_checkpoint(Some(index - 1))?,
+        };
+        if let Some(found) = before {
+            let taken = found.snapshot.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
+            self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
+        }
+        Ok(state)
+    }
+
+    /// The newest checkpoint (of a stage), chosen by rank 0 and read by every rank.
+    fn shared_checkpoint(&self, stage: Option<usize>) -> Result<Option<Found>, TrainerError> {
+        let found = if self.ranks.rank() == 0 { self.prefix.latest(stage)? } else { None };
+        let uri = broadcast_text(self.ranks, found.as_ref().map_or("", |found| &found.uri))?;
+        match found {
+            Some(found) => Ok(Some(found)),
+            None if uri.is_empty() => Ok(None),
+            None => crate::checkpoint::open_checkpoint(&uri).map(Some),
+        }
+    }
+
+    /// Reports a step when one is due. Every rank takes part, as losses are means over all slices.
+    ///
+    /// # Errors
+    /// When a value is not finite, or metrics cannot be written.
+    pub fn report(&mut self, at: &StagePosition<'_>, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
+        let (every, steps) = (self.run.metrics.every_steps, at.stage.steps());
+        if !at.step.is_multiple_of(every) && at.step != steps && at.step != 1 {
+            return Ok(());
+        }
+        let means = outcome.losses.means(outcome.slices)?;
+        let grad_norm = outcome.grad_norm.double_value(&[]);
+        let total = means.last().copied().unwrap_or(f64::NAN);
+        if !(total.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainerError::NotFinite { what: "the loss or the gradient" });
+        }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let images_per_s = writer.images_per_s(at);
+        let names = outcome.losses.names;
+        let mut values: Vec<(String, f64)> =
+            names.iter().zip(&means).map(|(name, value)| (format!("loss/{name}"), *value)).collect();
+        values.extend([("lr".to_owned(), outcome.learning_rate), ("grad_norm".to_owned(), grad_norm)]);
+        values.extend(outcome.extra.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        if let Some(rate) = images_per_s {
+            values.push(("images_per_s".to_owned(), rate));
+        }
+        writer.metrics.write(&Record::new(at.index, at.stage.name(), at.step, values))?;
+        writer.metrics.flush()?;
+        if let Some(warning) = writer.metrics.take_warning() {
+            self.events.message(warning);
+        }
+        self.events.send(&Event::Progress {
+            name: at.stage.name().to_owned(),
+            step: at.step,
+            steps,
+            losses: losses(names, &means),
+            lr: Some(outcome.learning_rate),
+            images_per_s: images_per_s.unwrap_or(0.0),
+        });
+        Ok(())
+    }
+
+    /// Commits a checkpoint when one is due, and always at the end of a stage.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another launch has taken over the run.
+    pub fn checkpoint_if_due(&mut self, at: &StagePosition<'_>, state: &State) -> Result<(), TrainerError> {
+        let settings = &self.run.checkpoint;
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
+        let by_time = settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
+        if !(by_steps || by_time || at.step == at.stage.steps()) {
+            return Ok(());
+        }
+        let snapshot = snapshot(self.run, at, state, &self.frozen)?;
+        let committed = writer.lease.commit(&snapshot)?;
+        let retention = Retention { keep_last: settings.keep_last, keep_every_steps: settings.keep_every_steps };
+        writer.lease.retain(retention)?;
+        writer.last_commit = Instant::now();
+        let stage = at.stage.name().to_owned();
+        self.events.send(&Event::Checkpoint { stage, step: at.step, uri: committed.uri });
+        Ok(())
+    }
+}
+
+/// What a step came to.
+pub struct Outcome<'a> {
+    /// The losses.
+    pub losses: &'a Losses,
+    /// The slices that they are means over.
+    pub slices: &'a crate::slices::SliceMap<'a>,
+    /// Norm of the mean gradient, a scalar.
+    pub grad_norm: Tensor,
+    /// The learning rate of the update.
+    pub learning_rate: f64,
+    /// Anything else by name.
+    pub extra: Vec<(&'static str, f64)>,
+}
+
+impl Writer {
+    /// Images over all ranks and second since the last report; none at the first one of a launch.
+    fn images_per_s(&mut self, at: &StagePosition<'_>) -> Option<f64> {
+        let now = Instant::now();
+        let last = self.last_report.replace((at.step, now));
+        let (step, time) = last.filter(|(step, _)| *step < at.step)?;
+        let images = (at.step - step) * at.stage.global_batch() as u64;
+        Some(images as f64 / now.duration_since(time).as_secs_f64())
+    }
+}
+
+/// Sends a text from rank 0 to every rank.
+fn broadcast_text(ranks: &dyn Collective, text: &str) -> Result<String, TrainerError> {
+    let mut length = (text.len() as u64).to_le_bytes();
+    ranks.broadcast(&mut length, 0)?;
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(u64::from_le_bytes(length) as usize, 0);
+    ranks.broadcast(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A run that continues may change how it is computed and reported, not what.
+fn check_same_mathematics(run: &Run, stored: &str) -> Result<(), TrainerError> {
+    let unreadable = |error: configs::ConfigError| TrainerError::Unsupported {
+        found: format!("the config.yaml of {} cannot be read: {error}", run.run.output),
+        expected: "choose another run.output, or remove what is there".into(),
+    };
+    let before = configs::load_str("config.yaml", stored, &configs::Overrides::default()).map_err(unreadable)?;
+    let mathematics = |run: &Run| {
+        let mut run = run.clone();
+        run.cluster = before.cluster.clone();
+        run.checkpoint = before.checkpoint.clone();
+        run.metrics = before.metrics.clone();
+        run.run.name.clone_from(&before.run.name);
+        run.data.loader = before.data.loader.clone();
+        run.to_yaml()
+    };
+    let (old, new) = (mathematics(&before), mathematics(run));
+    let Some((was, is)) = old.lines().zip(new.lines()).find(|(was, is)| was != is) else { return Ok(()) };
+    Err(TrainerError::Unsupported {
+        found: format!("{} holds a run with another config: `{}` there, `{}` now", run.run.output, was.trim(), is.trim()),
+        expected: "continue with the config of that run, choose another run.output, or start over with --fresh".into(),
+    })
+}
+
+fn values_of(tensor: &Tensor) -> Result<Vec<f32>, TrainerError> {
+    let flat = tensor.to_device(Device::Cpu).contiguous().view([-1]);
+    Vec::try_from(&flat).map_err(|source| TrainerError::Torch { doing: "copying the training state", source })
+}
+
+fn tensor_of(array: &NamedArray) -> Tensor {
+    let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
+    Tensor::from_slice(&array.values).view(shape.as_slice())
+}
+
+fn snapshot(
+    run: &Run,
+    at: &StagePosition<'_>,
+    state: &State,
+    frozen: &BTreeMap<String, String>,
+) -> Result<Snapshot, TrainerError> {
+    let axes = |shape: &[i64]| shape.iter().map(|axis| *axis as usize).collect::<Vec<_>>();
+    let array = |segment: &crate::state::Segment| {
+        let values = values_of(&state.weights.narrow(0, segment.offset, segment.len))?;
+        Ok(NamedArray { name: segment.name.clone(), shape: axes(&segment.shape), values })
+    };
+    let segment = |segment: &crate::state::Segment| Segment {
+        name: segment.name.clone(),
+        shape: axes(&segment.shape),
+        offset: segment.offset as usize,
+    };
+    Ok(Snapshot {
+        stage_index: at.index,
+        stage: at.stage.name().to_owned(),
+        step: at.step,
+        seed: run.run.seed,
+        samples_seen: at.step * at.stage.global_batch() as u64,
+        adamw_count: state.updates,
+        trainable: state.segments.iter().map(array).collect::<Result<_, TrainerError>>()?,
+        exp_avg: values_of(&state.exp_avg)?,
+        exp_avg_sq: values_of(&state.exp_avg_sq)?,
+        segments: state.segments.iter().map(segment).collect(),
+        frozen: frozen.clone(),
+        facts: BTreeMap::from([("program_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        ledger: serde_json::Value::Null,
+    })
+}
+
+fn restore(state: &mut State, found: &Found) -> Result<(), TrainerError> {
+    let misfit = |what: String| TrainerError::Unsupported {
+        found: format!("{} does not fit the model: {what}", found.uri),
+        expected: "continue with the config that the checkpoint was made with".into(),
+    };
+    let Snapshot { trainable, exp_avg, exp_avg_sq, adamw_count, .. } = &found.snapshot;
+    if exp_avg.len() as i64 != state.len() || trainable.len() != state.segments.len() {
+        return Err(misfit(format!("{} tensors, expected {}", trainable.len(), state.segments.len())));
+    }
+    for array in trainable {
+        if !state.set(&array.name, &tensor_of(array)) {
+            return Err(misfit(format!("the tensor {} is not trained in this stage", array.name)));
+        }
+    }
+    let device = state.weights.device();
+    state.exp_avg = Tensor::from_slice(exp_avg).to_device(device);
+    state.exp_avg_sq = Tensor::from_slice(exp_avg_sq).to_device(device);
+    state.updates = *adamw_count;
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Stage 1, vision-language representation: what is trained, and its three losses (paper section 3.2).
+//!
+//! Letters: `b` rows of a slice, `G` of the global batch, `P` visual tokens of width `V`, `Q` queries, `T` text positions,
+//! `H` hidden width, `E` projected width.
+
+use configs::Model;
+use tch::{Kind, Tensor};
+
+use crate::TrainerError;
+use crate::losses::itc::Features;
+use crate::losses::{itm, lm};
+use crate::model::layers::{LayerNorm, Linear};
+use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts};
+use crate::model::tensors::{Init, Scope, Spec, declare};
+use crate::precision::kind_of;
+
+/// Epsilon of `ln_vision`, torch's default (LAVIS; Hugging Face has the tower's 1e-6 in its place).
+pub const LN_VISION_EPS: f64 = 1e-5;
+
+/// Everything that stage 1 trains.
+#[derive(Debug)]
+pub struct Stage1 {
+    qformer: QFormer,
+    ln_vision: LayerNorm,
+    vision_projection: Linear,
+    text_projection: Linear,
+    itm_head: Linear,
+    caption_head: CaptionHead,
+    /// Divisor of the similarities, a learned scalar without bounds.
+    pub temperature: Tensor,
+}
+
+/// BERT's head over the word embeddings.
+#[derive(Debug)]
+struct CaptionHead {
+    dense: Linear,
+    norm: LayerNorm,
+    bias: Tensor,
+}
+
+/// Token ids of texts, padded on the right.
+#[derive(Debug)]
+pub struct Text {
+    /// `[b, T]`.
+    pub ids: Tensor,
+    /// `[b, T]`, 1 for tokens and 0 for padding.
+    pub mask: Tensor,
+}
+
+impl Text {
+    /// The rows with these numbers.
+    ///
+    /// # Shapes
+    /// `rows`: `[n]`; result: `[n, T]`.
+    pub fn rows(&self, rows: &Tensor) -> Self {
+        Self { ids: self.ids.index_select(0, rows), mask: self.mask.index_select(0, rows) }
+    }
+}
+
+/// What the first passes over a slice give.
+#[derive(Debug)]
+pub struct Encoded {
+    /// For ITC.
+    pub features: Features,
+    keys_values: ImageKeyValues,
+    queries: QueryPass,
+}
+
+/// The wrong partners of a slice.
+#[derive(Debug)]
+pub struct NegativeRows {
+    /// Frozen outputs of the image drawn for each text, `[b, P, V]`.
+    pub patches: Tensor,
+    /// The text drawn for each image.
+    pub text: Text,
+}
+
+impl Stage1 {
+    /// Takes the weights from a scope; `training` turns dropout on.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
+        let sizes = &model.qformer;
+        let kind = kind_of(sizes.dtype);
+        let build = Build { text: TextParts::Present, attention: model.attention, kind, training };
+        let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);
+        let projected = sizes.projection_dim as i64;
+        let half = scope.computed_in(kind);
+        let head = half.at("cls.predictions");
+        Ok(Self {
+            qformer: QFormer::new(&half, sizes, width, build)?,
+            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, LN_VISION_EPS)?,
+            vision_projection: Linear::new(&scope.at("vision_projection"), hidden, projected)?,
+            text_projection: Linear::new(&scope.at("text_projection"), hidden, projected)?,
+            itm_head: Linear::new(&scope.at("itm_head"), hidden, 2)?,
+            caption_head: CaptionHead {
+                dense: Linear::new(&head.at("transform.dense"), hidden, hidden)?,
+                norm: LayerNorm::new(&head.at("transform.LayerNorm"), hidden, EPS)?,
+                bias: head.weight("bias", &[sizes.vocab_size as i64], Init::Constant(0.0))?,
+            },
+            temperature: scope.master("temp", &[], Init::Constant(sizes.temperature))?,
+        })
+    }
+
+    /// The weights that stage 1 trains.
+    ///
+    /// # Errors
+    /// None in practice: nothing is read.
+    pub fn specs(model: &Model) -> Result<Vec<Spec>, TrainerError> {
+        declare(|scope| Self::new(scope, model, true))
+    }
+
+    /// The image and the text passes of a slice.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`, the frozen encoder's output.
+    pub fn encode(&self, patches: &Tensor, text: &Text) -> Encoded {
+        let keys_values = self.key_values(patches);
+        let queries = self.qformer.queries(&keys_values, patches.size()[0]);
+        let image = normalized(&self.vision_projection, &queries.hidden);
+        Encoded { features: Features { image, text: self.encode_text(text) }, keys_values, queries }
+    }
+
+    /// The image features of ITC, `[b, Q, E]`, f32.
+    pub fn encode_image(&self, keys_values: &ImageKeyValues, rows: i64) -> Tensor {
+        normalized(&self.vision_projection, &self.qformer.queries(keys_values, rows).hidden)
+    }
+
+    /// The text features of ITC, `[b, E]`, f32.
+    pub fn encode_text(&self, text: &Text) -> Tensor {
+        normalized(&self.text_projection, &self.qformer.text(&text.ids, &text.mask).select(1, 0))
+    }
+
+    /// What cross-attention sees of images.
+    pub fn key_values(&self, patches: &Tensor) -> ImageKeyValues {
+        // LAVIS computes ln_vision in f32.
+        let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
+        self.qformer.image_key_values(&image)
+    }
+
+    /// Logits of "they do not belong together" and "they do" for pairs of images and texts, `[b, 2]`, f32.
+    pub fn match_logits(&self, images: &ImageKeyValues, text: &Text) -> Tensor {
+        let queries = self.qformer.joint(images, &text.ids, &text.mask).to_kind(Kind::Float);
+        // The mean of the logits is the logit of the mean.
+        self.itm_head.forward(&queries.mean_dim([1_i64].as_slice(), false, Kind::Float))
+    }
+
+    /// ITM: own pairs, own texts with drawn images, own images with drawn texts.
+    pub fn matching_loss(&self, encoded: &Encoded, text: &Text, negatives: &NegativeRows) -> Tensor {
+        // Drawn images are projected anew, also those of this slice, so that bits do not depend on who holds them.
+        let drawn = self.key_values(&negatives.patches);
+        let images = ImageKeyValues::cat(&[&encoded.keys_values, &drawn, &encoded.keys_values]);
+        let texts = Text {
+            ids: Tensor::cat(&[&text.ids, &text.ids, &negatives.text.ids], 0),
+            mask: Tensor::cat(&[&text.mask, &text.mask, &negatives.text.mask], 0),
+        };
+        itm::matching(&self.match_logits(&images, &texts))
+    }
+
+    /// ITG: the text word by word, given the queries. \[CLS\] is replaced by `decoder_start`.
+    pub fn captioning_loss(&self, encoded: &Encoded, text: &Text, decoder_start: i64, label_smoothing: f64) -> Tensor {
+        let length = text.ids.size()[1];
+        let start = text.ids.narrow(1, 0, 1).full_like(decoder_start);
+        let ids = Tensor::cat(&[start, text.ids.narrow(1, 1, length - 1)], 1);
+        let labels = ids.masked_fill(&text.mask.eq(0), lm::IGNORED).narrow(1, 1, length - 1).reshape([-1]);
+        let hidden = self.qformer.grounded(&ids, &encoded.queries.cache).narrow(1, 0, length - 1);
+        lm::next_word(&self.word_logits(&hidden.flatten(0, 1)), &labels, label_smoothing)
+    }
+
+    /// # Shapes
+    /// `hidden`: `[n, H]`; result: `[n, W]`.
+    fn word_logits(&self, hidden: &Tensor) -> Tensor {
+        let CaptionHead { dense, norm, bias } = &self.caption_head;
+        let hidden = norm.forward(&dense.forward(hidden).gelu("none"));
+        hidden.linear(&self.qformer.words().to_kind(self.qformer.kind), Some(bias))
+    }
+}
+
+/// # Shapes
+/// `x`: `[…, H]`; result: `[…, E]` of length 1, f32.
+fn normalized(projection: &Linear, x: &Tensor) -> Tensor {
+    let projected = projection.forward(&x.to_kind(Kind::Float));
+    // torch's `normalize`: the length is at least 1e-12.
+    let length = projected.norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true).clamp_min(1e-12);
+    projected / length
+}

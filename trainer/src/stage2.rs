@@ -1,0 +1,91 @@
+//! Stage 2, vision-to-language generation: what is trained, and the language model's loss (paper section 3.3).
+//!
+//! Letters: `b` rows of a slice, `P` visual tokens of width `V`, `Q` queries, `T` text positions, `D` width of the
+//! language model, `W` its words.
+
+use configs::Model;
+use tch::{Kind, Tensor};
+
+use crate::TrainerError;
+use crate::frozen::FrozenLanguageModel;
+use crate::losses::lm;
+use crate::model::layers::{LayerNorm, Linear};
+use crate::model::qformer::{Build, QFormer, TextParts};
+use crate::model::tensors::{Init, Scope, Spec, declare};
+use crate::precision::kind_of;
+use crate::stage1::{LN_VISION_EPS, Text};
+
+/// Everything that stage 2 trains.
+#[derive(Debug)]
+pub struct Stage2 {
+    qformer: QFormer,
+    ln_vision: LayerNorm,
+    language_projection: Linear,
+}
+
+impl Stage2 {
+    /// Takes the weights from a scope; `training` turns dropout on.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
+        let sizes = &model.qformer;
+        let kind = kind_of(sizes.dtype);
+        let build = Build { text: TextParts::Absent, attention: model.attention, kind, training };
+        let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);
+        let half = scope.computed_in(kind);
+        // torch's default for a new linear layer, as the reference leaves it.
+        let bound = Init::Uniform(1.0 / (hidden as f64).sqrt());
+        let output = model.language_model.hidden_dim() as i64;
+        Ok(Self {
+            qformer: QFormer::new(&half, sizes, width, build)?,
+            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, LN_VISION_EPS)?,
+            language_projection: Linear::with_init(&half.at("language_projection"), hidden, output, bound, bound)?,
+        })
+    }
+
+    /// The weights that stage 2 trains.
+    ///
+    /// # Errors
+    /// None in practice: nothing is read.
+    pub fn specs(model: &Model) -> Result<Vec<Spec>, TrainerError> {
+        declare(|scope| Self::new(scope, model, true))
+    }
+
+    /// The soft prompt: projected query outputs.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`, the frozen encoder's output; result: `[b, Q, D]`.
+    pub fn prefix(&self, patches: &Tensor) -> Tensor {
+        let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
+        let image = self.qformer.image_key_values(&image);
+        self.language_projection.forward(&self.qformer.queries(&image, patches.size()[0]).hidden)
+    }
+
+    /// The language model's loss on a text that follows the soft prompt. The leading `</s>` is a label too, predicted
+    /// from the last query; the first `prompt_tokens` labels do not count.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`; `text`: `[b, T]`, padded on the right.
+    pub fn loss(
+        &self,
+        language_model: &FrozenLanguageModel,
+        patches: &Tensor,
+        text: &Text,
+        prompt_tokens: i64,
+        label_smoothing: f64,
+    ) -> Tensor {
+        let words = language_model.embed(&text.ids);
+        let prefix = self.prefix(patches).to_kind(words.kind());
+        let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
+        // Right padding: the causal order alone keeps padding from every labelled position.
+        let hidden = language_model.hidden(&Tensor::cat(&[prefix, words], 1), None);
+        let logits = language_model.logits(&hidden.narrow(1, queries - 1, length).flatten(0, 1));
+        let mut labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
+        if prompt_tokens > 0 {
+            let _filled = labels.narrow(1, 0, prompt_tokens.min(length)).fill_(lm::IGNORED);
+        }
+        labels = labels.reshape([-1]);
+        lm::next_word(&logits, &labels, label_smoothing)
+    }
+}

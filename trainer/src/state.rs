@@ -1,0 +1,165 @@
+//! The training state: every trained tensor in one flat f32 space, with gradients and AdamW moments beside it.
+//!
+//! Tensors lie in name order, each at a 256-byte boundary; the space is padded so that it can be cut into one equal
+//! chunk per slice. Parameters are views of the space, so an update of the space is an update of the models.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::tensors::{Spec, Tensors};
+
+/// f32 elements in 256 bytes.
+const ALIGNMENT: i64 = 64;
+
+/// Where one tensor lies in the flat space.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Public name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<i64>,
+    /// First element.
+    pub offset: i64,
+    /// Elements.
+    pub len: i64,
+}
+
+impl Segment {
+    /// Whether AdamW decays it: LAVIS HEAD's `get_optimizer_params` leaves out one-axis tensors and biases, and so
+    /// decays the temperature, which has no axis.
+    pub fn decays(&self) -> bool {
+        self.shape.len() != 1 && !self.name.ends_with(".bias")
+    }
+}
+
+/// Parameters, gradients and moments.
+#[derive(Debug)]
+pub struct State {
+    /// What lies where.
+    pub segments: Vec<Segment>,
+    /// f32 master weights.
+    pub weights: Tensor,
+    /// AdamW's running mean of gradients.
+    pub exp_avg: Tensor,
+    /// AdamW's running mean of squared gradients.
+    pub exp_avg_sq: Tensor,
+    /// Updates done; differs from the step number where updates were skipped.
+    pub updates: u64,
+    parameters: Tensors,
+}
+
+impl State {
+    /// A state that starts with these values; `chunks` is the number of equal parts that the space can be cut into.
+    pub fn new(specs: &[Spec], start: &Tensors, chunks: usize, device: Device) -> Self {
+        let mut specs: Vec<&Spec> = specs.iter().collect();
+        specs.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut offset = 0;
+        let mut segments = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let len = spec.shape.iter().product();
+            segments.push(Segment { name: spec.name.clone(), shape: spec.shape.clone(), offset, len });
+            offset = round_up(offset + len, ALIGNMENT);
+        }
+        let total = round_up(offset, ALIGNMENT * chunks as i64);
+        let space = || Tensor::zeros([total], (Kind::Float, device));
+        let weights = space();
+        let mut state =
+            Self { segments, weights, exp_avg: space(), exp_avg_sq: space(), updates: 0, parameters: Tensors::default() };
+        state.parameters = state.views();
+        for (name, tensor) in start.iter() {
+            state.set(name, tensor);
+        }
+        state
+    }
+
+    fn views(&self) -> Tensors {
+        let view = |segment: &Segment| {
+            let view = self.weights.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
+            (segment.name.clone(), view.detach().set_requires_grad(true))
+        };
+        self.segments.iter().map(view).collect()
+    }
+
+    /// The parameters by name, leaves that gradients gather at.
+    pub fn parameters(&self) -> &Tensors {
+        &self.parameters
+    }
+
+    /// Overwrites one tensor, if it is trained here; says whether it is.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    pub fn set(&mut self, name: &str, values: &Tensor) -> bool {
+        let Some(segment) = self.segments.iter().find(|segment| segment.name == name) else { return false };
+        tch::no_grad(|| self.weights.narrow(0, segment.offset, segment.len).copy_(&values.reshape([-1])));
+        true
+    }
+
+    /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the next backward pass
+    /// starts from nothing.
+    pub fn take_gradients(&self) -> Tensor {
+        let flat = self.weights.zeros_like();
+        for segment in &self.segments {
+            let parameter = self.parameters.get(&segment.name).expect("invariant: a segment has a parameter");
+            let mut gradient = parameter.grad();
+            if gradient.defined() {
+                flat.narrow(0, segment.offset, segment.len).copy_(&gradient.reshape([-1]));
+                let _zeroed = gradient.zero_();
+            }
+        }
+        flat
+    }
+
+    /// Elements of the flat space, padding included.
+    pub fn len(&self) -> i64 {
+        self.weights.size()[0]
+    }
+
+    /// Whether nothing is trained.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Trained parameters.
+    pub fn num_parameters(&self) -> i64 {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+}
+
+fn round_up(value: i64, unit: i64) -> i64 {
+    (value + unit - 1) / unit * unit
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::tensors::Init;
+
+    use super::*;
+
+    fn spec(name: &str, shape: &[i64]) -> Spec {
+        Spec { name: name.into(), shape: shape.to_vec(), init: Init::Constant(1.0) }
+    }
+
+    #[test]
+    fn tensors_lie_in_name_order_at_boundaries_and_chunks_are_equal() {
+        let specs = [spec("b.weight", &[10, 10]), spec("a.bias", &[3]), spec("temp", &[])];
+        let state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 3, Device::Cpu);
+        let places: Vec<(&str, i64)> = state.segments.iter().map(|s| (s.name.as_str(), s.offset)).collect();
+        assert_eq!(places, [("a.bias", 0), ("b.weight", 64), ("temp", 192)]);
+        assert_eq!(state.len() % (3 * 64), 0);
+        assert_eq!(state.num_parameters(), 104);
+        assert_eq!(state.segments.iter().map(Segment::decays).collect::<Vec<_>>(), [false, true, true]);
+    }
+
+    #[test]
+    fn gradients_are_taken_and_updates_reach_the_parameters() {
+        let specs = [spec("w", &[2]), spec("unused", &[2])];
+        let mut state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 1, Device::Cpu);
+        let loss = |state: &State| (state.parameters().get("w").unwrap() * 3.0).sum(Kind::Float);
+        loss(&state).backward();
+        let offset = state.segments.iter().find(|s| s.name == "w").unwrap().offset;
+        assert_eq!(state.take_gradients().double_value(&[offset]), 3.0);
+        assert_eq!(state.take_gradients().abs().sum(Kind::Float).double_value(&[]), 0.0);
+        assert!(state.set("w", &Tensor::from_slice(&[5.0_f32, 7.0])) && !state.set("other", &Tensor::from_slice(&[1.0])));
+        assert_eq!(loss(&state).double_value(&[]), 36.0);
+    }
+}

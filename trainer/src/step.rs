@@ -1,0 +1,299 @@
+//! The gradients of one step of each stage: what every slice computes, and what slices tell each other.
+//!
+//! Letters: `b` rows of a slice, `G` rows of the global batch, `P` visual tokens of width `V`.
+
+use configs::{GenerativeStage, Model, RepresentationStage, Run, Stage};
+use data_pipeline::loader::{Batch, Loader};
+use data_pipeline::rng::{CounterRng, Purpose};
+use tch::{Device, Kind, Tensor};
+
+use crate::TrainerError;
+use crate::batches;
+use crate::frozen::FrozenLanguageModel;
+use crate::losses::itc::{Contrast, Features, contrast};
+use crate::losses::negatives;
+use crate::slices::SliceMap;
+use crate::stage1::{Encoded, NegativeRows, Stage1, Text};
+use crate::stage2::Stage2;
+use crate::state::State;
+use crate::text::TextBatch;
+use crate::towers::Towers;
+
+/// One slice of one step on its device.
+#[derive(Debug)]
+pub struct Slice {
+    /// Its number in the global batch.
+    pub index: usize,
+    /// The frozen encoder's output, `[b, P, V]`.
+    pub patches: Tensor,
+    /// The captions.
+    pub text: Text,
+}
+
+/// What a step computes besides its gradient.
+#[derive(Debug)]
+pub struct Losses {
+    /// What the terms are called.
+    pub names: &'static [&'static str],
+    /// The terms of each own slice and, last, their weighted sum: `[n]`, f32, without gradient.
+    pub slices: Vec<Tensor>,
+}
+
+/// Names of the losses of stage 1.
+pub const REPRESENTATION_LOSSES: &[&str] = &["itc", "itm", "itg", "total"];
+/// Names of the losses of stage 2.
+pub const GENERATIVE_LOSSES: &[&str] = &["lm", "total"];
+
+/// Which step this is, for everything random.
+#[derive(Clone, Copy, Debug)]
+pub struct StepKey {
+    /// The run's seed.
+    pub seed: u64,
+    /// The stage, from 1.
+    pub stage: u64,
+    /// The step of the stage.
+    pub step: u64,
+}
+
+impl StepKey {
+    fn rng(&self, purpose: Purpose, slice: usize) -> CounterRng {
+        CounterRng::new(self.seed, purpose, &[self.stage, self.step, slice as u64])
+    }
+
+    /// Makes dropout of the coming passes a function of the step and the slice. libtorch's generator is process-wide.
+    fn seed_dropout(&self, slice: usize, p: f64) {
+        if p > 0.0 {
+            tch::manual_seed(self.rng(Purpose::Dropout, slice).next_u64().cast_signed());
+        }
+    }
+}
+
+/// The losses of stage 1 and the mean gradient over all slices.
+///
+/// # Errors
+/// When ranks cannot talk, or training has diverged.
+pub fn representation(
+    state: &State,
+    model: &Model,
+    stage: &RepresentationStage,
+    slices: &[Slice],
+    map: &SliceMap<'_>,
+    key: StepKey,
+) -> Result<(Losses, Tensor), TrainerError> {
+    let draw = |slice: usize, first: i64, itc: &Contrast| draw_negatives(stage, key, slice, first, itc);
+    representation_with(state, model, stage, slices, map, key, &draw)
+}
+
+/// [`representation`] with wrong partners chosen by the caller: given a slice, its first row in the global batch and its
+/// similarities.
+///
+/// # Errors
+/// When ranks cannot talk, or training has diverged.
+pub fn representation_with(
+    state: &State,
+    model: &Model,
+    stage: &RepresentationStage,
+    slices: &[Slice],
+    map: &SliceMap<'_>,
+    key: StepKey,
+    choose: &Chooser<'_>,
+) -> Result<(Losses, Tensor), TrainerError> {
+    let step = Representation { state, model, stage, key, map, choose };
+    // One graph at a time is kept: a rank with several slices repeats their first passes below.
+    let mut kept = None;
+    let mut features = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let passes = step.encode(slice)?;
+        let Features { image, text } = &passes.1.features;
+        features.push(Features { image: image.detach(), text: text.detach() });
+        kept = (slices.len() == 1).then_some(passes);
+    }
+    let global = step.gather(slices, features)?;
+    let mut losses = Vec::with_capacity(slices.len());
+    let mut gradients = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
+        let (terms, total) = step.losses(slice, &passes, &global)?;
+        total.backward();
+        losses.push(terms);
+        gradients.push(state.take_gradients());
+    }
+    let gradient = map.sum(gradients)? / map.len() as f64;
+    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient))
+}
+
+/// Chooses the wrong partners of a slice.
+pub type Chooser<'a> = dyn Fn(usize, i64, &Contrast) -> Result<Draws, TrainerError> + 'a;
+
+/// Wrong partners of a slice, as rows of the global batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// An image for every text.
+    pub images: Vec<i64>,
+    /// A text for every image.
+    pub texts: Vec<i64>,
+}
+
+struct Representation<'a> {
+    state: &'a State,
+    model: &'a Model,
+    stage: &'a RepresentationStage,
+    map: &'a SliceMap<'a>,
+    key: StepKey,
+    choose: &'a Chooser<'a>,
+}
+
+/// What every slice knows of the global batch, `G` rows in slice order, without gradient.
+struct Global {
+    features: Features,
+    text: Text,
+    patches: Tensor,
+}
+
+impl Representation<'_> {
+    /// The model, whose dropout is a function of step and slice, and its first passes over a slice.
+    fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
+        self.key.seed_dropout(slice.index, self.model.qformer.dropout);
+        let stage1 = Stage1::new(&self.state.parameters().scope(""), self.model, true)?;
+        let encoded = stage1.encode(&slice.patches, &slice.text);
+        Ok((stage1, encoded))
+    }
+
+    fn gather(&self, slices: &[Slice], features: Vec<Features>) -> Result<Global, TrainerError> {
+        let all = |own: Vec<Tensor>| Ok::<_, TrainerError>(Tensor::cat(&self.map.gather(&own)?, 0));
+        let (image, text) = features.into_iter().map(|own| (own.image, own.text)).unzip();
+        Ok(Global {
+            features: Features { image: all(image)?, text: all(text)? },
+            text: Text {
+                ids: all(slices.iter().map(|slice| slice.text.ids.shallow_clone()).collect())?,
+                mask: all(slices.iter().map(|slice| slice.text.mask.shallow_clone()).collect())?,
+            },
+            patches: all(slices.iter().map(|slice| slice.patches.shallow_clone()).collect())?,
+        })
+    }
+
+    /// The terms and their weighted sum, which carries the gradient.
+    fn losses(
+        &self,
+        slice: &Slice,
+        (stage1, encoded): &(Stage1, Encoded),
+        global: &Global,
+    ) -> Result<(Tensor, Tensor), TrainerError> {
+        let first = slice.index as i64 * slice.patches.size()[0];
+        let smoothing = self.stage.label_smoothing;
+        let itc = contrast(&encoded.features, &global.features, &stage1.temperature, first, smoothing);
+        let weights = self.stage.losses;
+        let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
+        let itm = if weights.itm > 0.0 && self.key.step >= self.stage.itm_start_step {
+            let draws = (self.choose)(slice.index, first, &itc)?;
+            stage1.matching_loss(encoded, &slice.text, &self.negatives(&draws, global))
+        } else {
+            zero()
+        };
+        let itg = match weights.itg > 0.0 {
+            true => {
+                let decoder_start = self.model.qformer.vocab_size as i64 - 1;
+                stage1.captioning_loss(encoded, &slice.text, decoder_start, smoothing)
+            }
+            false => zero(),
+        };
+        let total = &itc.loss * weights.itc + &itm * weights.itm + &itg * weights.itg;
+        Ok((Tensor::stack(&[&itc.loss, &itm, &itg, &total], 0).detach(), total))
+    }
+
+    fn negatives(&self, draws: &Draws, global: &Global) -> NegativeRows {
+        let rows = |rows: &[i64]| Tensor::from_slice(rows).to_device(global.patches.device());
+        NegativeRows {
+            patches: global.patches.index_select(0, &rows(&draws.images)),
+            text: global.text.rows(&rows(&draws.texts)),
+        }
+    }
+}
+
+/// Negatives by similarity, or any before the stage's `hard_negatives_start_step`.
+fn draw_negatives(
+    stage: &RepresentationStage,
+    key: StepKey,
+    slice: usize,
+    first: i64,
+    itc: &Contrast,
+) -> Result<Draws, TrainerError> {
+    let mut rng = key.rng(Purpose::Negatives, slice);
+    let mut rows = |similarity: &Tensor| {
+        if key.step >= stage.hard_negatives_start_step {
+            return negatives::draw(&negatives::weights(similarity, first, stage.negatives), &mut rng);
+        }
+        let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
+        Ok(negatives::draw_uniformly(rows, columns, first, &mut rng))
+    };
+    // The reference draws an image for every text first, then a text for every image.
+    Ok(Draws { images: rows(&itc.text_to_image)?, texts: rows(&itc.image_to_text)? })
+}
+
+/// The loss of stage 2 and the mean gradient over all slices.
+///
+/// # Errors
+/// When ranks cannot talk.
+pub fn generative(
+    state: &State,
+    model: &Model,
+    stage: &GenerativeStage,
+    language_model: &FrozenLanguageModel,
+    slices: &[Slice],
+    map: &SliceMap<'_>,
+    key: StepKey,
+) -> Result<(Losses, Tensor), TrainerError> {
+    let mut losses = Vec::with_capacity(slices.len());
+    let mut gradients = Vec::with_capacity(slices.len());
+    for slice in slices {
+        key.seed_dropout(slice.index, model.qformer.dropout);
+        let stage2 = Stage2::new(&state.parameters().scope(""), model, true)?;
+        let loss = stage2.loss(language_model, &slice.patches, &slice.text, 0, stage.label_smoothing);
+        loss.backward();
+        losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
+        gradients.push(state.take_gradients());
+    }
+    let gradient = map.sum(gradients)? / map.len() as f64;
+    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient))
+}
+
+impl Losses {
+    /// The mean of every term over all slices, in the order of `names`. Waits for the device.
+    ///
+    /// # Errors
+    /// When ranks cannot talk.
+    pub fn means(&self, map: &SliceMap<'_>) -> Result<Vec<f64>, TrainerError> {
+        let all = Tensor::stack(&map.gather(&self.slices)?, 0).to_kind(Kind::Double);
+        let means = all.mean_dim([0_i64].as_slice(), false, Kind::Double);
+        Vec::try_from(means).map_err(|source| TrainerError::Torch { doing: "reading the losses", source })
+    }
+}
+
+/// Reads the own slices of the next step and puts them through the frozen encoder.
+///
+/// # Errors
+/// When the data stops, or ranks cannot talk.
+pub fn build_slices(
+    loader: &mut Loader,
+    run: &Run,
+    stage: &Stage,
+    towers: &Towers,
+    map: &SliceMap<'_>,
+) -> Result<Vec<Slice>, TrainerError> {
+    let mut read = Vec::with_capacity(map.own().len());
+    for index in map.own() {
+        let batch = loader.next_batch()?;
+        let tokens = towers.encode_captions(stage, &batch.captions);
+        read.push((index, batch, tokens));
+    }
+    // All slices are padded alike: to the longest text of the global batch.
+    let longest = |tokens: &TextBatch| Tensor::from(tokens.longest() as i64);
+    let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
+    let length = lengths.iter().map(|length| length.int64_value(&[])).max().unwrap_or(1) as usize;
+    let slice = |(index, batch, tokens): &(usize, Batch, TextBatch)| Slice {
+        index: *index,
+        patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
+        text: batches::text(tokens, length, Device::Cpu),
+    };
+    Ok(read.iter().map(slice).collect())
+}

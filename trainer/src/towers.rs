@@ -1,0 +1,128 @@
+//! The frozen towers of a run with their tokenizers; tiny ones are trained here once, before anything else.
+
+use configs::{Run, Stage};
+use data_pipeline::store::Location;
+
+use crate::TrainerError;
+use crate::events::{Event, losses};
+use crate::frozen::{FrozenImageEncoder, FrozenLanguageModel, load_image_encoder, load_language_model};
+use crate::pretrain::{Progress, pretrain_image_encoder, pretrain_language_model};
+use crate::session::Session;
+use crate::text::{TextBatch, Tokenizer};
+
+/// Everything that is frozen.
+pub struct Towers {
+    /// Makes patches of pixels.
+    pub image_encoder: FrozenImageEncoder,
+    /// Reads the soft prompt.
+    pub language_model: FrozenLanguageModel,
+    qformer_tokenizer: Tokenizer,
+    language_tokenizer: Tokenizer,
+    qformer_tokens: usize,
+    language_tokens: usize,
+}
+
+impl Towers {
+    /// Reads the frozen weights of a run.
+    ///
+    /// # Errors
+    /// When they are missing, damaged or of other sizes.
+    pub fn load(run: &Run) -> Result<Self, TrainerError> {
+        let model = &run.model;
+        Ok(Self {
+            image_encoder: load_image_encoder(run)?,
+            language_model: load_language_model(run)?,
+            qformer_tokenizer: Tokenizer::for_qformer(&model.qformer)?,
+            language_tokenizer: Tokenizer::for_language_model(&model.language_model)?,
+            qformer_tokens: model.qformer.max_text_tokens,
+            language_tokens: model.language_model.settings().max_text_tokens,
+        })
+    }
+
+    /// Token ids of captions, in the tokens of the model that the stage gives them to.
+    pub fn encode_captions(&self, stage: &Stage, captions: &[String]) -> TextBatch {
+        match stage {
+            Stage::Representation(_) => self.encode_for_qformer(captions),
+            Stage::Generative(_) => self.language_tokenizer.encode_opt(captions, self.language_tokens),
+        }
+    }
+
+    /// Token ids for the Q-Former.
+    pub fn encode_for_qformer(&self, texts: &[String]) -> TextBatch {
+        self.qformer_tokenizer.encode_bert(texts, self.qformer_tokens)
+    }
+
+    /// The language model's tokenizer.
+    pub fn language_tokenizer(&self) -> &Tokenizer {
+        &self.language_tokenizer
+    }
+}
+
+/// A tower that the demo trains itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tower {
+    ImageEncoder,
+    LanguageModel,
+}
+
+/// Trains the towers that are to be pre-trained and are not there yet, each on one rank, and loads both.
+///
+/// # Errors
+/// When weights are missing and not to be trained here, or training fails.
+pub fn build_towers(run: &Run, session: &mut Session<'_>) -> Result<Towers, TrainerError> {
+    // Rank 0 looks, so that all agree.
+    let mut missing = [0; 2];
+    if session.ranks.rank() == 0 {
+        for (place, tower) in [Tower::ImageEncoder, Tower::LanguageModel].into_iter().enumerate() {
+            missing[place] = u8::from(is_to_be_trained(run, tower)?);
+        }
+    }
+    session.ranks.broadcast(&mut missing, 0)?;
+    let towers = [Tower::ImageEncoder, Tower::LanguageModel].into_iter().zip(missing);
+    for (place, (tower, _)) in towers.filter(|(_, missing)| *missing == 1).enumerate() {
+        if place % session.ranks.world_size() == session.ranks.rank() {
+            train_tower(run, tower, session)?;
+        }
+    }
+    session.ranks.barrier()?;
+    let towers = Towers::load(run)?;
+    session.note_frozen(run.model.image_encoder.weights().uri.as_str(), &towers.image_encoder.sha256);
+    session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), &towers.language_model.sha256);
+    Ok(towers)
+}
+
+fn is_to_be_trained(run: &Run, tower: Tower) -> Result<bool, TrainerError> {
+    let language_model = run.model.language_model.settings();
+    let (pretrain, uri) = match tower {
+        Tower::ImageEncoder => (run.model.image_encoder.pretrain(), &run.model.image_encoder.weights().uri),
+        Tower::LanguageModel => (language_model.pretrain, &language_model.weights.uri),
+    };
+    if pretrain.is_none() {
+        return Ok(false);
+    }
+    Ok(!crate::storage::Storage::at(Location::parse(uri.as_str())?)?.exists("")?)
+}
+
+fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), TrainerError> {
+    let (name, what) = match tower {
+        Tower::ImageEncoder => ("image_encoder", "pre-training the tiny image encoder on training scenes"),
+        Tower::LanguageModel => ("language_model", "pre-training the tiny language model on training captions"),
+    };
+    let events = session.events;
+    let mut announced = false;
+    let mut progress = |progress: Progress| {
+        let Progress { step, steps, loss, images_per_s } = progress;
+        if !announced {
+            events.send(&Event::Phase { name: name.into(), what: what.into(), steps });
+            announced = true;
+        }
+        let losses = losses(&["loss"], &[loss]);
+        events.send(&Event::Progress { name: name.into(), step, steps, losses, lr: None, images_per_s });
+    };
+    let report = match tower {
+        Tower::ImageEncoder => pretrain_image_encoder(run, &mut progress)?,
+        Tower::LanguageModel => pretrain_language_model(run, &mut progress)?,
+    };
+    events.message(format!("{what}: {report}"));
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! A run from its first step to its last. Read this first.
+
+use std::sync::Arc;
+
+use cluster::Collective;
+use configs::{Optimizer, Run, Stage};
+use data_pipeline::catalog::Catalog;
+use tch::Device;
+
+use crate::TrainerError;
+use crate::batches::{build_loader, open_catalog};
+use crate::events::{Event, Events};
+use crate::model::tensors::Spec;
+use crate::optimizer::{adamw, clip};
+use crate::schedule::learning_rate;
+use crate::session::{Outcome, Session, StagePosition};
+use crate::slices::SliceMap;
+use crate::step::{StepKey, build_slices, generative, representation};
+use crate::towers::{Towers, build_towers};
+use crate::{stage1::Stage1, stage2::Stage2};
+
+/// Trains every stage of the run, from wherever it stands. Every rank calls it.
+///
+/// # Errors
+/// What stopped the run; the same call continues from the last checkpoint.
+pub fn train(run: &Run, ranks: &dyn Collective, events: Events) -> Result<(), TrainerError> {
+    let mut session = Session::begin(run, ranks, events)?;
+    let towers = build_towers(run, &mut session)?;
+    let catalog = open_catalog(&run.data)?;
+    for position in session.stages_left() {
+        train_stage(run, position, &towers, Arc::clone(&catalog), &mut session)?;
+    }
+    events.send(&Event::Done);
+    Ok(())
+}
+
+fn train_stage(
+    run: &Run,
+    mut at: StagePosition<'_>,
+    towers: &Towers,
+    catalog: Arc<Catalog>,
+    session: &mut Session<'_>,
+) -> Result<(), TrainerError> {
+    let (stage, ranks) = (at.stage, session.ranks);
+    let slices = SliceMap::new(ranks, stage.slices())?;
+    let mut state = session.build_state(&at, &build_specs(run, stage)?, Device::Cpu)?;
+    let seed = run.run.seed.wrapping_add(at.index as u64);
+    let mut loader = build_loader(&run.data, stage, seed, catalog, at.step, slices.own())?;
+    announce(session, stage, state.num_parameters());
+    while at.step < stage.steps() {
+        let key = StepKey { seed, stage: at.index as u64, step: at.step };
+        let batch = build_slices(&mut loader, run, stage, towers, &slices)?;
+        let (losses, gradient) = match stage {
+            Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
+            Stage::Generative(stage) => {
+                generative(&state, &run.model, stage, &towers.language_model, &batch, &slices, key)?
+            }
+        };
+        let grad_norm = gradient.norm();
+        let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
+        let Optimizer::AdamW(optimizer) = stage.optimizer();
+        let gradient = optimizer.max_grad_norm.map_or(gradient.shallow_clone(), |limit| clip(&gradient, &grad_norm, limit));
+        adamw(&mut state, &gradient, learning_rate, optimizer);
+        at.step += 1;
+        let outcome = Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, extra: Vec::new() };
+        session.report(&at, &outcome)?;
+        session.checkpoint_if_due(&at, &state)?;
+    }
+    Ok(())
+}
+
+/// The weights that a stage trains.
+fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
+    if stage.train_image_encoder() {
+        return Err(TrainerError::Unsupported {
+            found: format!("stages.{}.train_image_encoder is true", stage.name()),
+            expected: "the image encoder stays frozen so far; training it comes with fine-tuning".into(),
+        });
+    }
+    match stage {
+        Stage::Representation(_) => Stage1::specs(&run.model),
+        Stage::Generative(_) => Stage2::specs(&run.model),
+    }
+}
+
+fn announce(session: &Session<'_>, stage: &Stage, parameters: i64) {
+    let what = format!(
+        "stage {}: {:.2} M trained parameters, batches of {} in {} slices on {} ranks",
+        stage.name(),
+        parameters as f64 / 1e6,
+        stage.global_batch(),
+        stage.slices(),
+        session.ranks.world_size()
+    );
+    session.events.send(&Event::Phase { name: stage.name().to_owned(), what, steps: stage.steps() });
+}

@@ -1,0 +1,283 @@
+//! Stage 1 against the reference implementation: losses, gradients, two ranks as two slices, thirty updates.
+//!
+//! The fixtures' root is `BLIP2_FIXTURES`, or the project's `tests/fixtures`. Tolerances are those of the fixtures'
+//! README: losses 1e-5 relative, gradients 1e-5 · max(1, max |g|).
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
+
+use std::path::{Path, PathBuf};
+
+use cluster::Single;
+use configs::{AdamW, Overrides, RepresentationStage, Run, Stage};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+use trainer::losses::itc::{Contrast, contrast};
+use trainer::losses::negatives;
+use trainer::model::Tensors;
+use trainer::model::eva_vit::EvaVit;
+use trainer::optimizer::adamw;
+use trainer::slices::SliceMap;
+use trainer::stage1::{NegativeRows, Stage1, Text};
+use trainer::state::State;
+use trainer::step::{Draws, Slice, StepKey, representation_with};
+use trainer::weight_names::{joined_bias, lavis_to_hf};
+
+struct Fixture {
+    folder: PathBuf,
+}
+
+impl Fixture {
+    /// The fixture, or nothing and a loud line when it is absent.
+    fn open(name: &str) -> Option<Self> {
+        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        let folder = std::env::var_os("BLIP2_FIXTURES").map_or(default, PathBuf::from).join(name);
+        if !folder.join("config.json").exists() {
+            eprintln!("SKIPPED: no fixture in {}; set BLIP2_FIXTURES to the folder that holds it", folder.display());
+            return None;
+        }
+        Some(Self { folder })
+    }
+
+    fn json(&self, file: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.folder.join(file)).unwrap()).unwrap()
+    }
+
+    fn tensors(&self, file: &str) -> Tensors {
+        Tensor::read_safetensors(self.folder.join(file)).unwrap().into_iter().collect()
+    }
+
+    /// A file of parameters or gradients, under public names.
+    fn public(&self, file: &str) -> Tensors {
+        let lavis = self.tensors(file);
+        let mut public = Tensors::default();
+        for (name, tensor) in lavis.iter() {
+            if let Some((joined, value)) = joined_bias(name) {
+                let value = lavis.get(&value).unwrap();
+                public.insert(joined, Tensor::cat(&[tensor, &tensor.zeros_like(), value], 0));
+            } else if let Some(name) = lavis_to_hf(name) {
+                public.insert(name, tensor.shallow_clone());
+            }
+        }
+        public
+    }
+}
+
+/// The tiny preset with the fixture's sizes, in f32.
+fn run_of(config: &Value) -> Run {
+    let vision = &config["vision"];
+    let qformer = &config["qformer"];
+    let pairs = [
+        ("model.image_encoder.dtype", "f32".to_owned()),
+        ("model.image_encoder.image_size", vision["image_size"].to_string()),
+        ("data.image_size", vision["image_size"].to_string()),
+        ("model.image_encoder.patch_size", vision["patch_size"].to_string()),
+        ("model.image_encoder.width", vision["embed_dim"].to_string()),
+        ("model.image_encoder.depth", vision["depth"].to_string()),
+        ("model.image_encoder.heads", vision["num_heads"].to_string()),
+        ("model.image_encoder.mlp_dim", vision["mlp_hidden"].to_string()),
+        ("model.qformer.dtype", "f32".to_owned()),
+        ("model.qformer.hidden_dim", qformer["hidden_size"].to_string()),
+        ("model.qformer.depth", qformer["num_hidden_layers"].to_string()),
+        ("model.qformer.heads", qformer["num_attention_heads"].to_string()),
+        ("model.qformer.mlp_dim", qformer["intermediate_size"].to_string()),
+        ("model.qformer.cross_attention_every", qformer["cross_attention_freq"].to_string()),
+        ("model.qformer.max_positions", qformer["max_position_embeddings"].to_string()),
+        ("model.qformer.vocab_size", qformer["vocab_size"].to_string()),
+        ("model.qformer.num_query_tokens", config["num_query_token"].to_string()),
+        ("model.qformer.projection_dim", config["embed_dim"].to_string()),
+        ("model.qformer.max_text_tokens", config["max_txt_len"].to_string()),
+        ("model.qformer.dropout", "0.0".to_owned()),
+        ("stages.representation.itm_start_step", "0".to_owned()),
+        ("stages.representation.hard_negatives_start_step", "0".to_owned()),
+    ];
+    let overrides = Overrides::new(pairs.map(|(key, value)| format!("{key}={value}")));
+    configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &overrides).unwrap()
+}
+
+fn stage_of(run: &Run) -> &RepresentationStage {
+    let Stage::Representation(stage) = &run.stages[0] else { panic!("the first stage of tiny is representation") };
+    stage
+}
+
+fn patches(run: &Run, weights: &Tensors, image: &Tensor) -> Tensor {
+    let encoder = &run.model.image_encoder;
+    let scope = weights.scope("vision_model");
+    let tower = EvaVit::new(&scope, encoder.sizes(), encoder.image_size(), run.model.attention).unwrap();
+    tch::no_grad(|| tower.forward(image))
+}
+
+fn text_of(io: &Tensors) -> Text {
+    let tensor = |name: &str| io.get(name).unwrap().shallow_clone();
+    Text { ids: tensor("input_ids"), mask: tensor("attention_mask") }
+}
+
+fn indices(io: &Tensors, name: &str) -> Vec<i64> {
+    Vec::try_from(io.get(name).unwrap()).unwrap()
+}
+
+/// The recorded negatives of a slice, in place of drawn ones.
+fn draws_of(io: &Tensors) -> Draws {
+    Draws { images: indices(io, "neg_image_idx_for_text"), texts: indices(io, "neg_text_idx_for_image") }
+}
+
+fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(found.size(), expected.size(), "{what}");
+    let scale = expected.abs().max().double_value(&[]).max(1.0);
+    let difference = (found - expected).abs().max().double_value(&[]);
+    assert!(difference <= tolerance * scale, "{what}: differs by {difference:e}, allowed {:e}", tolerance * scale);
+}
+
+fn assert_loss(what: &str, found: f64, expected: &Value) {
+    let expected = expected.as_f64().unwrap();
+    assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{what}: found {found}, expected {expected}");
+}
+
+/// Compares every tensor of `expected` with the flat gradient; returns how many there were.
+fn assert_gradients(state: &State, gradient: &Tensor, expected: &Tensors) -> usize {
+    for (name, tensor) in expected.iter() {
+        let segment = state.segments.iter().find(|segment| segment.name == name);
+        let segment = segment.unwrap_or_else(|| panic!("{name} is not trained"));
+        let found = gradient.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
+        assert_near(name, &found, tensor, 1e-5);
+    }
+    expected.len()
+}
+
+fn state_of(run: &Run, weights: &Tensors, slices: usize) -> State {
+    let specs = Stage1::specs(&run.model).unwrap();
+    let mut state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), slices, Device::Cpu);
+    for spec in &specs {
+        assert!(state.set(&spec.name, weights.get(&spec.name).unwrap_or_else(|| panic!("{} is missing", spec.name))));
+    }
+    state
+}
+
+#[test]
+fn losses_and_gradients_equal_the_reference() {
+    let Some(fixture) = Fixture::open("lavis_stage1") else { return };
+    let (config, expected) = (fixture.json("config.json"), fixture.json("expected.json"));
+    let mut run = run_of(&config);
+    let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
+    let state = state_of(&run, &weights, 1);
+    let ranks = Single;
+    let map = SliceMap::new(&ranks, 1).unwrap();
+    let key = StepKey { seed: 1, stage: 1, step: 0 };
+    let terms = [("total", "loss", [1.0, 1.0, 1.0]), ("loss_itc", "loss_itc", [1.0, 0.0, 0.0])];
+    let terms = terms.into_iter().chain([("loss_itm", "loss_itm", [0.0, 1.0, 0.0]), ("loss_lm", "loss_lm", [0.0, 0.0, 1.0])]);
+    for (file, loss, [itc, itm, itg]) in terms {
+        let Stage::Representation(stage) = &mut run.stages[0] else { panic!("the first stage is representation") };
+        stage.losses = configs::Losses { itc, itm, itg };
+        let slice = Slice {
+            index: 0,
+            patches: patches(&run, &weights, io.get("image").unwrap()),
+            text: text_of(&io),
+        };
+        let draws = |_: usize, _: i64, _: &Contrast| Ok(draws_of(&io));
+        let (losses, gradient) =
+            representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
+        let means = losses.means(&map).unwrap();
+        assert_loss(loss, means[3], &expected["losses"][loss]);
+        let compared =
+            assert_gradients(&state, &gradient, &fixture.public(&format!("grads_{file}.safetensors")));
+        assert!(compared > 20, "{file}: only {compared} gradients were compared");
+    }
+}
+
+#[test]
+fn hidden_states_scores_and_weights_of_negatives_equal_the_reference() {
+    let Some(fixture) = Fixture::open("lavis_stage1") else { return };
+    let run = run_of(&fixture.json("config.json"));
+    let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
+    let stage1 = Stage1::new(&weights.scope(""), &run.model, false).unwrap();
+    let (patches, text) = (patches(&run, &weights, io.get("image").unwrap()), text_of(&io));
+    let encoded = stage1.encode(&patches, &text);
+    assert_near("image features", &encoded.features.image, io.get("image_feats").unwrap(), 1e-4);
+    assert_near("text features", &encoded.features.text, io.get("text_feat").unwrap(), 1e-4);
+    let scores = stage1.match_logits(&stage1.key_values(&patches), &text).select(1, 1);
+    assert_near("matching scores", &scores, io.get("infer_itm_score").unwrap(), 1e-4);
+    let itc = contrast(&encoded.features, &encoded.features, &stage1.temperature, 0, 0.1);
+    let sides = [(&itc.text_to_image, "weights_t2i"), (&itc.image_to_text, "weights_i2t")];
+    let head = fixture.tensors("hard_negative_weights_git.safetensors");
+    for (similarity, name) in sides {
+        let masked = negatives::weights(similarity, 0, configs::Negatives::MaskedSoftmax);
+        assert_near(name, &masked, head.get(name).unwrap(), 1e-5);
+        let floor = negatives::weights(similarity, 0, configs::Negatives::SoftmaxFloor);
+        assert_near(name, &floor, io.get(name).unwrap(), 1e-5);
+    }
+}
+
+#[test]
+fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
+    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_2ranks"), Fixture::open("lavis_stage1")) else { return };
+    let run = run_of(&fixture.json("config.json"));
+    let weights = one.public("weights.safetensors");
+    let state = state_of(&run, &weights, 2);
+    let io = [0, 1].map(|rank| fixture.tensors(&format!("io_rank{rank}.safetensors")));
+    let slices: Vec<Slice> = (0..2)
+        .map(|index| {
+            let patches = patches(&run, &weights, io[index].get("image").unwrap());
+            Slice { index, patches, text: text_of(&io[index]) }
+        })
+        .collect();
+    let ranks = Single;
+    let map = SliceMap::new(&ranks, 2).unwrap();
+    let key = StepKey { seed: 1, stage: 1, step: 0 };
+    let draws = |slice: usize, _: i64, _: &Contrast| Ok(draws_of(&io[slice]));
+    let (losses, gradient) =
+        representation_with(&state, &run.model, stage_of(&run), &slices, &map, key, &draws).unwrap();
+    let expected = fixture.json("expected.json");
+    for (rank, terms) in losses.slices.iter().enumerate() {
+        for (place, name) in ["loss_itc", "loss_itm", "loss_lm", "loss"].into_iter().enumerate() {
+            assert_loss(name, terms.double_value(&[place as i64]), &expected["ranks"][rank]["losses"][name]);
+        }
+    }
+    assert!(assert_gradients(&state, &gradient, &fixture.public("grads_averaged.safetensors")) > 100);
+}
+
+#[test]
+fn thirty_updates_equal_the_reference() {
+    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_train30"), Fixture::open("lavis_stage1")) else { return };
+    let run = run_of(&one.json("config.json"));
+    let weights = one.public("weights.safetensors");
+    let mut state = state_of(&run, &weights, 1);
+    let (io, expected) = (fixture.tensors("io.safetensors"), fixture.json("expected.json"));
+    let hyper = &expected["hyper"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let settings = AdamW {
+        betas: [number(&hyper["betas"][0]), number(&hyper["betas"][1])],
+        eps: number(&hyper["eps"]),
+        weight_decay: number(&hyper["weight_decay"]),
+        max_grad_norm: None,
+        layer_decay: 1.0,
+    };
+    let ranks = Single;
+    let map = SliceMap::new(&ranks, 1).unwrap();
+    let batches = hyper["iters_per_epoch"].as_u64().unwrap();
+    for (step, rate) in expected["lr"].as_array().unwrap().iter().enumerate() {
+        let batch = |name: &str| io.get(&format!("batch{}.{name}", step as u64 % batches)).unwrap().shallow_clone();
+        let recorded = |name: &str| Vec::try_from(io.get(name).unwrap().get(step as i64)).unwrap();
+        let slice = Slice {
+            index: 0,
+            patches: patches(&run, &weights, &batch("image")),
+            text: Text { ids: batch("input_ids"), mask: batch("attention_mask") },
+        };
+        let draws =
+            Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };
+        let key = StepKey { seed: 1, stage: 1, step: step as u64 };
+        let given = |_: usize, _: i64, _: &Contrast| Ok(draws.clone());
+        let (losses, gradient) =
+            representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &given).unwrap();
+        let found = losses.means(&map).unwrap()[3];
+        let reference = number(&expected["losses_f32"][step]["loss"]);
+        assert!((found - reference).abs() <= 1e-5 * reference, "step {step}: {found}, expected {reference}");
+        adamw(&mut state, &gradient, number(rate), &settings);
+    }
+    let last = fixture.public("final_weights.safetensors");
+    let mut compared = 0;
+    // A key bias has no gradient (softmax does not see it): Adam turns rounding into steps there.
+    for segment in state.segments.iter().filter(|segment| !segment.name.ends_with(".key.bias")) {
+        let found = state.parameters().get(&segment.name).unwrap().detach();
+        assert_near(&segment.name, &found, last.get(&segment.name).unwrap(), 1e-5);
+        compared += 1;
+    }
+    assert!(compared > 100, "only {compared} tensors were compared");
+}
