@@ -44,6 +44,7 @@ fn launch(
         }
         metrics.flush()?;
     }
+    metrics.finish()?;
     anyhow::ensure!(metrics.take_warning().is_none(), "TensorBoard files could not be written");
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! A folder in any object store, for one thread at a time: whole objects, put-if-absent, listings.
 
+#[cfg(test)]
+pub(crate) mod faulty_store;
+
 use bytes::Bytes;
 use data_pipeline::error::DataError;
 use data_pipeline::store::Location;

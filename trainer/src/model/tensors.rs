@@ -106,9 +106,8 @@ fn random_tensor(spec: &Spec, seed: u64) -> Tensor {
 /// FNV-1a over the seed and the name: stable for good, unlike the standard library's hasher.
 fn key(seed: u64, name: &str) -> i64 {
     let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     hash.cast_signed()
 }
 
