@@ -1,9 +1,10 @@
-//! Peers: Python readers open our shards, and a real S3 server holds them. Needs the set-up of `make test-all`.
+//! Peers: Python readers open our shards and runs, and a real S3 server holds them. Needs the set-up of `make test-all`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use integration_tests::blip2::{blip2, peers_python, stderr};
@@ -32,7 +33,7 @@ impl Drop for Server {
     }
 }
 
-fn s3_server(python: &std::path::Path) -> (Server, u16) {
+fn s3_server(python: &Path) -> (Server, u16) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = Command::new(python.with_file_name("moto_server"))
         .args(["-H", "127.0.0.1", "-p", &port.to_string()])
@@ -50,13 +51,13 @@ fn s3_server(python: &std::path::Path) -> (Server, u16) {
     panic!("the S3 server did not open port {port} within 30 s");
 }
 
-#[test]
-fn a_corpus_goes_to_s3_and_comes_back() {
-    let Some(python) = peers_python("a_corpus_goes_to_s3_and_comes_back") else { return };
-    let (_server, port) = s3_server(&python);
+/// A program with the environment that makes `s3://` mean this server, in which a bucket called `bucket` is made.
+fn on_s3(python: &Path, port: u16, program: PathBuf) -> impl Fn(&[&str]) -> Output + use<> {
     let endpoint = format!("http://127.0.0.1:{port}");
-    let on_s3 = |arguments: &[&str]| {
-        Command::new(built("blip2"))
+    let bucket = format!("import sys, urllib.request as u; u.urlopen(u.Request('{endpoint}/bucket', method='PUT'))");
+    assert!(Command::new(python).args(["-c", &bucket]).status().unwrap().success());
+    move |arguments| {
+        Command::new(&program)
             .args(arguments)
             .env("AWS_ENDPOINT_URL", &endpoint)
             .env("AWS_ACCESS_KEY_ID", "test")
@@ -65,9 +66,14 @@ fn a_corpus_goes_to_s3_and_comes_back() {
             .env("AWS_ALLOW_HTTP", "true")
             .output()
             .unwrap()
-    };
-    let bucket = format!("import sys, urllib.request as u; u.urlopen(u.Request('{endpoint}/bucket', method='PUT'))");
-    assert!(Command::new(&python).args(["-c", &bucket]).status().unwrap().success());
+    }
+}
+
+#[test]
+fn a_corpus_goes_to_s3_and_comes_back() {
+    let Some(python) = peers_python("a_corpus_goes_to_s3_and_comes_back") else { return };
+    let (_server, port) = s3_server(&python);
+    let on_s3 = on_s3(&python, port, built("blip2"));
 
     let made = on_s3(&["data", "synth", "--out", "s3://bucket/corpus", "--scenes", "2000", "--test-scenes", "100"]);
     assert!(made.status.success(), "{}", stderr(&made));
@@ -81,4 +87,43 @@ fn a_corpus_goes_to_s3_and_comes_back() {
     let gone = on_s3(&["data", "inspect", "s3://nobucket/corpus"]);
     assert_eq!(gone.status.code(), Some(1), "{}", stderr(&gone));
     assert!(stderr(&gone).contains("s3://nobucket/corpus"), "{}", stderr(&gone));
+}
+
+/// Writes a small run with a restart in it.
+fn write_run() -> PathBuf {
+    built("examples/write_run")
+}
+
+/// Lets Python's safetensors and TensorBoard read the run.
+fn read_run(python: &Path, run: &Path) {
+    let script = checkout().join("tests/peers/read_run.py");
+    let read = Command::new(python).arg(script).arg(run).arg("--example").output().unwrap();
+    assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
+}
+
+#[test]
+fn safetensors_and_tensorboard_read_a_run() {
+    let Some(python) = peers_python("safetensors_and_tensorboard_read_a_run") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let written = Command::new(write_run()).arg(&run).output().unwrap();
+    assert!(written.status.success(), "{}", stderr(&written));
+    read_run(&python, &run);
+}
+
+#[test]
+fn a_run_goes_to_s3_and_reads_the_same() {
+    let Some(python) = peers_python("a_run_goes_to_s3_and_reads_the_same") else { return };
+    let (_server, port) = s3_server(&python);
+    let written = on_s3(&python, port, write_run())(&["s3://bucket/runs/tiny"]);
+    assert!(written.status.success(), "{}", stderr(&written));
+    let folder = tempfile::tempdir().unwrap();
+    let fetched = Command::new(&python)
+        .arg(checkout().join("tests/peers/fetch_bucket.py"))
+        .args([&format!("http://127.0.0.1:{port}"), "bucket"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(fetched.status.success(), "{}", stderr(&fetched));
+    read_run(&python, &folder.path().join("runs/tiny"));
 }

@@ -27,11 +27,12 @@ use crate::tensorboard::EventWriter;
 /// Where a launch reports to.
 #[derive(Debug)]
 pub struct MetricsWriter {
-    output: String,
+    output: Location,
     start: SessionStart,
     lines: SegmentFile,
     events: Events,
     warning: Option<String>,
+    unsent: bool,
 }
 
 /// TensorBoard's file of the stage that is running.
@@ -43,7 +44,7 @@ enum Events {
     Waiting,
     Open {
         stage_index: usize,
-        writer: EventWriter,
+        writer: Box<EventWriter>,
     },
 }
 
@@ -62,11 +63,19 @@ impl MetricsWriter {
     /// # Errors
     /// [`TrainerError::File`], [`TrainerError::Store`], [`TrainerError::Runtime`].
     pub fn create(output: &str, start: SessionStart, tensorboard: TensorBoard) -> Result<Self> {
-        let mut lines = SegmentFile::create(output, &format!("metrics/{}.jsonl", start.launch))?;
+        Self::create_at(Location::parse(output)?, start, tensorboard)
+    }
+
+    /// The same at a place that was parsed already.
+    ///
+    /// # Errors
+    /// [`TrainerError::File`], [`TrainerError::Store`], [`TrainerError::Runtime`].
+    pub fn create_at(output: Location, start: SessionStart, tensorboard: TensorBoard) -> Result<Self> {
+        let mut lines = SegmentFile::create(&output, &format!("metrics/{}.jsonl", start.launch))?;
         append_line(&mut lines, &serde_json::json!({ "session_start": start }))?;
         lines.flush()?;
         let events = if tensorboard == TensorBoard::On { Events::Waiting } else { Events::Off };
-        Ok(Self { output: output.to_owned(), start, lines, events, warning: None })
+        Ok(Self { output, start, lines, events, warning: None, unsent: false })
     }
 
     /// Adds a record. An error of TensorBoard's files ends those with a warning ([`Self::take_warning`]), nothing
@@ -81,12 +90,21 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// Makes all records visible to readers; in an object store this uploads the launch's files anew.
+    /// Makes all records visible to readers; in an object store at most every 30 s, when all of the launch's records
+    /// are sent anew. A store that does not answer leads to one warning ([`Self::take_warning`]) and to later tries.
     ///
     /// # Errors
-    /// [`TrainerError::File`], [`TrainerError::Store`]; the next flush tries again.
+    /// [`TrainerError::File`].
     pub fn flush(&mut self) -> Result<()> {
-        self.lines.flush()?;
+        match self.lines.flush() {
+            Ok(()) => self.unsent = false,
+            Err(TrainerError::Store(error)) if self.unsent => drop(error),
+            Err(TrainerError::Store(error)) => {
+                self.unsent = true;
+                self.warning = Some(format!("metrics could not be sent, which is tried again: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
         if let Events::Open { writer, .. } = &mut self.events {
             let flushed = writer.flush();
             self.keep_going(flushed);
@@ -94,7 +112,19 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// One line for people, once, after TensorBoard's files had to be given up.
+    /// Makes all records visible now. To be called at the end; dropping does the same, and cannot say what failed.
+    ///
+    /// # Errors
+    /// [`TrainerError::File`], [`TrainerError::Store`].
+    pub fn finish(&mut self) -> Result<()> {
+        if let Events::Open { writer, .. } = &mut self.events {
+            let finished = writer.finish();
+            self.keep_going(finished);
+        }
+        self.lines.finish()
+    }
+
+    /// One line for people, once, after TensorBoard's files had to be given up or a store stopped answering.
     pub fn take_warning(&mut self) -> Option<String> {
         self.warning.take()
     }
@@ -113,7 +143,7 @@ impl MetricsWriter {
             Events::Off => return Ok(()),
             Events::Open { stage_index, .. } if *stage_index == record.stage_index => {}
             Events::Open { writer, .. } => {
-                writer.flush()?;
+                writer.finish()?;
                 self.open_events(record)?;
             }
             Events::Waiting => self.open_events(record)?,
@@ -130,7 +160,7 @@ impl MetricsWriter {
     fn open_events(&mut self, record: &Record) -> Result<()> {
         let Record { stage_index, stage, .. } = record;
         let first_step = if *stage_index == self.start.stage_index { self.start.step } else { 0 };
-        let writer = EventWriter::create(&self.output, stage, &self.start.launch, first_step)?;
+        let writer = Box::new(EventWriter::create(&self.output, stage, &self.start.launch, first_step)?);
         self.events = Events::Open { stage_index: *stage_index, writer };
         Ok(())
     }
@@ -155,7 +185,11 @@ enum Line {
 /// [`TrainerError::Store`], [`TrainerError::BadMetrics`] for a line that is none, save the last of a file, which a
 /// killed process may have left unfinished.
 pub fn read_metrics(run: &str) -> Result<Vec<Record>> {
-    let storage = Storage::at(Location::parse(run)?)?;
+    read_metrics_at(Location::parse(run)?)
+}
+
+fn read_metrics_at(run: Location) -> Result<Vec<Record>> {
+    let storage = Storage::at(run)?;
     let mut names = storage.list("metrics")?;
     names.retain(|name| name.ends_with(".jsonl"));
     let mut records: Vec<Record> = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_pipeline::store::Location;
@@ -9,9 +10,12 @@ use data_pipeline::store::Location;
 use crate::error::{Result, TrainerError};
 use crate::storage::{Storage, local_path};
 
+/// Least time between two uploads of a segment, so that a long run does not send its history at every report: 10,000
+/// records are 3 MB.
+const UPLOAD_EVERY: Duration = Duration::from_secs(30);
+
 /// A growing file. On a path, bytes are appended. Objects cannot be appended: there the segment is held in memory and
-/// written as a whole at every flush, so it should be flushed seldom (a record has some 300 bytes: 10,000 records are
-/// 3 MB per upload).
+/// sent as a whole, at most every 30 s and when it is finished or dropped. A killed process loses what was not sent.
 #[derive(Debug)]
 pub struct SegmentFile {
     uri: String,
@@ -21,23 +25,43 @@ pub struct SegmentFile {
 #[derive(Debug)]
 enum Target {
     Local(BufWriter<File>),
-    Remote { storage: Storage, name: String, bytes: Vec<u8>, unsent: bool },
+    Remote(Upload),
+}
+
+/// A segment on its way to an object store.
+#[derive(Debug)]
+struct Upload {
+    storage: Storage,
+    name: String,
+    bytes: Vec<u8>,
+    unsent: bool,
+    tried: Option<Instant>,
+}
+
+impl Upload {
+    fn send(&mut self) -> Result<()> {
+        if self.unsent {
+            self.tried = Some(Instant::now());
+            self.storage.write(&self.name, Bytes::from(self.bytes.clone()))?;
+            self.unsent = false;
+        }
+        Ok(())
+    }
 }
 
 impl SegmentFile {
     /// A new segment called `name`, which may hold folders, below `output`. What is there already stays in front.
     ///
     /// # Errors
-    /// [`TrainerError::File`] on a path; [`TrainerError::Store`] for an unusable URI.
-    pub fn create(output: &str, name: &str) -> Result<Self> {
-        let root = Location::parse(output)?;
-        let place = root.child(name);
+    /// [`TrainerError::File`] on a path; [`TrainerError::Store`] elsewhere.
+    pub fn create(output: &Location, name: &str) -> Result<Self> {
+        let place = output.child(name);
         let uri = place.uri().to_owned();
         let Some(path) = local_path(&place) else {
-            let storage = Storage::at(root)?;
+            let storage = Storage::at(output.clone())?;
             let bytes = storage.read(name)?.map(|bytes| bytes.to_vec()).unwrap_or_default();
-            let target = Target::Remote { storage, name: name.to_owned(), bytes, unsent: false };
-            return Ok(Self { uri, target });
+            let upload = Upload { storage, name: name.to_owned(), bytes, unsent: false, tried: None };
+            return Ok(Self { uri, target: Target::Remote(upload) });
         };
         let failed = |source| TrainerError::File { path: uri.clone(), action: "create", source };
         if let Some(folder) = path.parent() {
@@ -54,31 +78,47 @@ impl SegmentFile {
     pub fn append(&mut self, more: &[u8]) -> Result<()> {
         match &mut self.target {
             Target::Local(file) => file.write_all(more).map_err(|source| self.failed(source)),
-            Target::Remote { bytes, unsent, .. } => {
-                bytes.extend_from_slice(more);
-                *unsent = true;
+            Target::Remote(upload) => {
+                upload.bytes.extend_from_slice(more);
+                upload.unsent = true;
                 Ok(())
             }
         }
     }
 
-    /// Makes everything so far visible to readers. After an error the next flush tries again.
+    /// Makes everything so far visible to readers; in an object store only when the last try is 30 s ago.
+    ///
+    /// # Errors
+    /// [`TrainerError::File`] on a path, [`TrainerError::Store`] elsewhere; a later flush tries again.
+    pub fn flush(&mut self) -> Result<()> {
+        match &mut self.target {
+            Target::Remote(upload) if upload.tried.is_none_or(|tried| tried.elapsed() >= UPLOAD_EVERY) => upload.send(),
+            Target::Remote(_) => Ok(()),
+            Target::Local(_) => self.finish(),
+        }
+    }
+
+    /// Makes everything visible now.
     ///
     /// # Errors
     /// [`TrainerError::File`] on a path, [`TrainerError::Store`] elsewhere.
-    pub fn flush(&mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         match &mut self.target {
             Target::Local(file) => file.flush().map_err(|source| self.failed(source)),
-            Target::Remote { unsent: false, .. } => Ok(()),
-            Target::Remote { storage, name, bytes, unsent } => {
-                storage.write(name, Bytes::from(bytes.clone()))?;
-                *unsent = false;
-                Ok(())
-            }
+            Target::Remote(upload) => upload.send(),
         }
     }
 
     fn failed(&self, source: std::io::Error) -> TrainerError {
         TrainerError::File { path: self.uri.clone(), action: "write", source }
+    }
+}
+
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // Whoever wants to know calls finish.
+            let _last_try = self.finish();
+        }
     }
 }

@@ -26,7 +26,9 @@ impl<'a> SliceMap<'a> {
         if ranks.world_size() > slices {
             return Err(TrainerError::Unsupported {
                 found: format!("{} ranks for {slices} slices", ranks.world_size()),
-                expected: format!("a rank computes at least one slice; start at most {slices} ranks, or raise `slices`"),
+                expected: format!(
+                    "a rank computes at least one slice; start at most {slices} ranks, or raise `slices`"
+                ),
             });
         }
         Ok(Self { ranks, slices })
@@ -172,12 +174,10 @@ mod tests {
         for slices in 1..20 {
             let whole = sum_tree(0, slices, &leaf).double_value(&[0]);
             for world_size in 1..=slices {
-                let nodes: Vec<(usize, usize)> = (0..world_size)
-                    .flat_map(|rank| subtrees(0, slices, &owned(rank, world_size, slices)))
-                    .collect();
-                let known = |start: usize, len: usize| {
-                    nodes.contains(&(start, len)).then(|| sum_tree(start, len, &leaf))
-                };
+                let nodes: Vec<(usize, usize)> =
+                    (0..world_size).flat_map(|rank| subtrees(0, slices, &owned(rank, world_size, slices))).collect();
+                let known =
+                    |start: usize, len: usize| nodes.contains(&(start, len)).then(|| sum_tree(start, len, &leaf));
                 assert_eq!(sum_tree(0, slices, &known).double_value(&[0]), whole);
             }
         }

@@ -62,8 +62,14 @@ impl State {
         let total = round_up(offset, ALIGNMENT * chunks as i64);
         let space = || Tensor::zeros([total], (Kind::Float, device));
         let weights = space();
-        let mut state =
-            Self { segments, weights, exp_avg: space(), exp_avg_sq: space(), updates: 0, parameters: Tensors::default() };
+        let mut state = Self {
+            segments,
+            weights,
+            exp_avg: space(),
+            exp_avg_sq: space(),
+            updates: 0,
+            parameters: Tensors::default(),
+        };
         state.parameters = state.views();
         for (name, tensor) in start.iter() {
             state.set(name, tensor);
@@ -159,7 +165,9 @@ mod tests {
         let offset = state.segments.iter().find(|s| s.name == "w").unwrap().offset;
         assert_eq!(state.take_gradients().double_value(&[offset]), 3.0);
         assert_eq!(state.take_gradients().abs().sum(Kind::Float).double_value(&[]), 0.0);
-        assert!(state.set("w", &Tensor::from_slice(&[5.0_f32, 7.0])) && !state.set("other", &Tensor::from_slice(&[1.0])));
+        assert!(
+            state.set("w", &Tensor::from_slice(&[5.0_f32, 7.0])) && !state.set("other", &Tensor::from_slice(&[1.0]))
+        );
         assert_eq!(loss(&state).double_value(&[]), 36.0);
     }
 }

@@ -1,5 +1,8 @@
 //! A folder in any object store, for one thread at a time: whole objects, put-if-absent, listings.
 
+#[cfg(test)]
+pub(crate) mod faulty_store;
+
 use bytes::Bytes;
 use data_pipeline::error::DataError;
 use data_pipeline::store::Location;
@@ -118,10 +121,10 @@ impl Storage {
         Ok(found.iter().map(|(at, _)| below(at.path.as_ref())).collect())
     }
 
-    /// Names of the folders directly below the root, sorted.
-    pub(crate) fn folders(&self) -> Result<Vec<String>> {
-        let root = &self.root;
-        match self.runtime.block_on(root.store.list_with_delimiter(Some(&root.path))) {
+    /// Names of the folders directly below `folder`, sorted; on a path also of empty ones.
+    pub(crate) fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let place = self.root.child(folder);
+        match self.runtime.block_on(place.store.list_with_delimiter(Some(&place.path))) {
             Ok(found) => {
                 let names = found.common_prefixes.iter().filter_map(|path| path.filename());
                 let mut names: Vec<String> = names.map(str::to_owned).collect();
@@ -129,7 +132,7 @@ impl Storage {
                 Ok(names)
             }
             Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-            Err(source) => Err(root.error("list", source).into()),
+            Err(source) => Err(place.error("list", source).into()),
         }
     }
 

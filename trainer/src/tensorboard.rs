@@ -15,6 +15,7 @@
 
 use std::time::SystemTime;
 
+use data_pipeline::store::Location;
 use protobuf::Message;
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_rs::record_writer::RecordWriter;
@@ -38,7 +39,7 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`TrainerError::File`], [`TrainerError::Store`].
-    pub fn create(output: &str, stage: &str, launch: &str, first_step: u64) -> Result<Self> {
+    pub fn create(output: &Location, stage: &str, launch: &str, first_step: u64) -> Result<Self> {
         let name = format!("tb/{stage}/events.out.tfevents.{launch}");
         let mut writer = Self { file: SegmentFile::create(output, &name)?, name };
         let mut version = Event::new();
@@ -62,12 +63,20 @@ impl EventWriter {
         self.write(event, step)
     }
 
-    /// Makes everything so far visible.
+    /// Makes everything so far visible, as [`SegmentFile::flush`] does.
     ///
     /// # Errors
     /// [`TrainerError::File`], [`TrainerError::Store`].
     pub fn flush(&mut self) -> Result<()> {
         self.file.flush()
+    }
+
+    /// Makes everything visible now.
+    ///
+    /// # Errors
+    /// [`TrainerError::File`], [`TrainerError::Store`].
+    pub fn finish(&mut self) -> Result<()> {
+        self.file.finish()
     }
 
     fn write(&mut self, mut event: Event, step: u64) -> Result<()> {

@@ -162,22 +162,18 @@ fn losses_and_gradients_equal_the_reference() {
     let map = SliceMap::new(&ranks, 1).unwrap();
     let key = StepKey { seed: 1, stage: 1, step: 0 };
     let terms = [("total", "loss", [1.0, 1.0, 1.0]), ("loss_itc", "loss_itc", [1.0, 0.0, 0.0])];
-    let terms = terms.into_iter().chain([("loss_itm", "loss_itm", [0.0, 1.0, 0.0]), ("loss_lm", "loss_lm", [0.0, 0.0, 1.0])]);
+    let terms =
+        terms.into_iter().chain([("loss_itm", "loss_itm", [0.0, 1.0, 0.0]), ("loss_lm", "loss_lm", [0.0, 0.0, 1.0])]);
     for (file, loss, [itc, itm, itg]) in terms {
         let Stage::Representation(stage) = &mut run.stages[0] else { panic!("the first stage is representation") };
         stage.losses = configs::Losses { itc, itm, itg };
-        let slice = Slice {
-            index: 0,
-            patches: patches(&run, &weights, io.get("image").unwrap()),
-            text: text_of(&io),
-        };
+        let slice = Slice { index: 0, patches: patches(&run, &weights, io.get("image").unwrap()), text: text_of(&io) };
         let draws = |_: usize, _: i64, _: &Contrast| Ok(draws_of(&io));
         let (losses, gradient) =
             representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
         let means = losses.means(&map).unwrap();
         assert_loss(loss, means[3], &expected["losses"][loss]);
-        let compared =
-            assert_gradients(&state, &gradient, &fixture.public(&format!("grads_{file}.safetensors")));
+        let compared = assert_gradients(&state, &gradient, &fixture.public(&format!("grads_{file}.safetensors")));
         assert!(compared > 20, "{file}: only {compared} gradients were compared");
     }
 }
@@ -207,7 +203,9 @@ fn hidden_states_scores_and_weights_of_negatives_equal_the_reference() {
 
 #[test]
 fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
-    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_2ranks"), Fixture::open("lavis_stage1")) else { return };
+    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_2ranks"), Fixture::open("lavis_stage1")) else {
+        return;
+    };
     let run = run_of(&fixture.json("config.json"));
     let weights = one.public("weights.safetensors");
     let state = state_of(&run, &weights, 2);
@@ -235,7 +233,9 @@ fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
 
 #[test]
 fn thirty_updates_equal_the_reference() {
-    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_train30"), Fixture::open("lavis_stage1")) else { return };
+    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_train30"), Fixture::open("lavis_stage1")) else {
+        return;
+    };
     let run = run_of(&one.json("config.json"));
     let weights = one.public("weights.safetensors");
     let mut state = state_of(&run, &weights, 1);
@@ -260,8 +260,7 @@ fn thirty_updates_equal_the_reference() {
             patches: patches(&run, &weights, &batch("image")),
             text: Text { ids: batch("input_ids"), mask: batch("attention_mask") },
         };
-        let draws =
-            Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };
+        let draws = Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };
         let key = StepKey { seed: 1, stage: 1, step: step as u64 };
         let given = |_: usize, _: i64, _: &Contrast| Ok(draws.clone());
         let (losses, gradient) =

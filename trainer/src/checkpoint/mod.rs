@@ -36,6 +36,7 @@ mod snapshot;
 mod tests;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,7 +58,7 @@ const CONFIG: &str = "config.yaml";
 const SHOWN_REASONS: usize = 3;
 
 /// The folder of one run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RunPrefix {
     storage: Arc<Storage>,
 }
@@ -204,11 +205,11 @@ impl RunPrefix {
             verify(&bytes, bytes.len() as u64, expected).map_err(|reason| bad(&name, reason))?;
         }
         let manifest = Manifest::parse(&bytes).map_err(|reason| bad(&name, reason))?;
-        let mut contents = manifest.files.iter().map(|(file, record)| {
+        let contents = manifest.files.iter().map(|(file, record)| {
             let name = if folder.is_empty() { file.clone() } else { format!("{folder}/{file}") };
             Ok((file.as_str(), self.read_verified(&name, record)?))
         });
-        let mut contents: std::collections::BTreeMap<&str, Vec<u8>> = contents.by_ref().collect::<Result<_>>()?;
+        let mut contents: BTreeMap<&str, Vec<u8>> = contents.collect::<Result<_>>()?;
         let mut take = |file: &str| contents.remove(file).ok_or_else(|| bad(&name, format!("it names no {file}")));
         let (trainable, moments) = (take(weights::TRAINABLE)?, take(weights::MOMENTS)?);
         let tensors =

@@ -63,18 +63,17 @@ pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<
     Ok(deleted)
 }
 
-/// The checkpoint folders `stage<N>/step-<step>/<epoch>-<nonce>` with their epochs, committed or not.
-fn checkpoint_folders(storage: &Storage) -> Result<BTreeSet<(String, u64)>> {
-    let mut found = BTreeSet::new();
+/// The checkpoint folders `stage<N>/step-<step>/<epoch>-<nonce>` with their epochs: committed, unfinished, or empty
+/// because a process was killed between making or clearing a folder and what comes next.
+fn checkpoint_folders(storage: &Storage) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
     let is_stage = |name: &String| name.strip_prefix("stage").is_some_and(|rest| rest.parse::<usize>().is_ok());
-    for stage in storage.folders()?.into_iter().filter(is_stage) {
-        for name in storage.list(&stage)? {
-            let parts: Vec<&str> = name.split('/').collect();
-            if let [stage, step, attempt, _] = parts[..]
-                && step.starts_with("step-")
-                && let Some(epoch) = attempt.split('-').next().and_then(|epoch| epoch.parse().ok())
-            {
-                found.insert((format!("{stage}/{step}/{attempt}"), epoch));
+    for stage in storage.folders("")?.into_iter().filter(is_stage) {
+        for step in storage.folders(&stage)?.into_iter().filter(|name| name.starts_with("step-")) {
+            for attempt in storage.folders(&format!("{stage}/{step}"))? {
+                if let Some(epoch) = attempt.split('-').next().and_then(|epoch| epoch.parse().ok()) {
+                    found.push((format!("{stage}/{step}/{attempt}"), epoch));
+                }
             }
         }
     }

@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
-mod faulty_store;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -193,6 +191,30 @@ fn retention_deletes_only_what_a_newer_commit_replaces() {
     assert_eq!(run.latest(None).unwrap().unwrap().snapshot, state(2, 20));
     assert_eq!(run.latest(Some(1)).unwrap().unwrap().snapshot, state(1, 35));
     assert!(lease.retain(Retention { keep_last: 2, keep_every_steps: Some(20) }).unwrap().is_empty());
+}
+
+#[test]
+fn a_take_over_clears_what_killed_processes_left() {
+    let (folder, run) = new_run();
+    run.take_over(holder("a")).unwrap().commit(&state(1, 10)).unwrap();
+    let stages = folder.path().join("run");
+    for left in ["stage1/step-00000010/1-empty", "stage1/step-00000011/1-staged", "stage2/step-00000001/1-torn"] {
+        std::fs::create_dir_all(stages.join(left)).unwrap();
+    }
+    std::fs::write(stages.join("stage1/step-00000011/1-staged/moments-00001-of-00001.safetensors#1"), "half").unwrap();
+    std::fs::write(stages.join("stage2/step-00000001/1-torn").join(weights::TRAINABLE), "half").unwrap();
+    assert_eq!(run.take_over(holder("b")).unwrap().collected().unwrap().len(), 3);
+    assert_eq!(files(&stages.join("stage1")).len(), 4);
+    assert!(!stages.join("stage1/step-00000011").exists() && !stages.join("stage2/step-00000001").exists());
+    assert_eq!(run.latest(None).unwrap().unwrap().snapshot, state(1, 10));
+}
+
+#[test]
+fn a_lease_may_save_from_another_thread() {
+    let (_folder, run) = new_run();
+    let lease = run.take_over(holder("a")).unwrap();
+    std::thread::spawn(move || lease.commit(&state(1, 1)).unwrap()).join().unwrap();
+    assert_eq!(steps(&run), [(1, 1)]);
 }
 
 #[test]

@@ -32,7 +32,12 @@ impl View for Floats<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        let mut bytes = vec![0; self.data_len()];
+        let (quads, _) = bytes.as_chunks_mut::<4>();
+        for (quad, value) in quads.iter_mut().zip(self.values) {
+            *quad = value.to_le_bytes();
+        }
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {

@@ -34,9 +34,8 @@ pub fn contrast(own: &Features, all: &Features, temperature: &Tensor, first: i64
     let image_to_text = best_query(&own.image, &all.text.detach()) / temperature;
     let text_to_image = best_query(&all.image.detach(), &own.text).transpose(0, 1) / temperature;
     let targets = Tensor::arange_start(first, first + rows, (Kind::Int64, own.text.device()));
-    let loss = |logits: &Tensor| {
-        logits.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, label_smoothing)
-    };
+    let loss =
+        |logits: &Tensor| logits.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, label_smoothing);
     Contrast {
         loss: (loss(&image_to_text) + loss(&text_to_image)) / 2,
         image_to_text: image_to_text.detach(),

@@ -13,7 +13,8 @@ use crate::TrainerError;
 pub fn weights(similarity: &Tensor, first: i64, rule: Negatives) -> Tensor {
     let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
     let options = (Kind::Int64, similarity.device());
-    let own = Tensor::arange_start(first, first + rows, options).unsqueeze(1).eq_tensor(&Tensor::arange(columns, options));
+    let own =
+        Tensor::arange_start(first, first + rows, options).unsqueeze(1).eq_tensor(&Tensor::arange(columns, options));
     let similarity = similarity.to_kind(Kind::Float);
     match rule {
         // LAVIS HEAD.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::storage::faulty_store::FaultyStore;
 
 fn record(stage_index: usize, step: u64, total: f64) -> Record {
     let values = [("loss/itc", 0.5), ("loss/total", total), ("lr", 1e-4), ("grad_norm", f64::NAN)];
@@ -74,4 +75,26 @@ fn tensorboard_that_cannot_be_written_is_given_up_with_one_warning() {
     writer.flush().unwrap();
     assert_eq!(writer.take_warning(), None);
     assert_eq!(read_metrics(output).unwrap().len(), 2);
+}
+
+#[test]
+fn an_object_store_gets_whole_segments_seldom_and_may_fail() {
+    let store = FaultyStore::new();
+    let start = SessionStart::new("000001-aa", 1, "representation", 0);
+    let mut writer = MetricsWriter::create_at(store.location(), start, TensorBoard::On).unwrap();
+    for step in 0..5 {
+        writer.write(&record(1, step, 5.0)).unwrap();
+        writer.flush().unwrap();
+    }
+    assert_eq!(store.writes(), 2, "the session start, and the first flush of TensorBoard's file");
+    writer.finish().unwrap();
+    assert_eq!((store.writes(), read_metrics_at(store.location()).unwrap().len()), (4, 5));
+
+    store.die_after(0);
+    writer.write(&record(1, 5, 5.0)).unwrap();
+    assert!(writer.finish().is_err());
+    assert!(writer.take_warning().unwrap().contains("TensorBoard"));
+    store.die_after(-1);
+    drop(writer);
+    assert_eq!(read_metrics_at(store.location()).unwrap().len(), 6);
 }

@@ -117,12 +117,7 @@ impl QFormer {
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
-    pub fn new(
-        scope: &Scope<'_>,
-        sizes: &Sizes,
-        image_width: i64,
-        build: Build,
-    ) -> Result<Self, TrainerError> {
+    pub fn new(scope: &Scope<'_>, sizes: &Sizes, image_width: i64, build: Build) -> Result<Self, TrainerError> {
         let hidden = sizes.hidden_dim as i64;
         let p = if build.training { sizes.dropout } else { 0.0 };
         let embeddings = match build.text {

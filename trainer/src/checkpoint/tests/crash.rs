@@ -1,8 +1,8 @@
 //! Ends a holder after each change that it makes to the store, and lets another go on.
 
-use super::faulty_store::FaultyStore;
 use super::{holder, state};
 use crate::checkpoint::*;
+use crate::storage::faulty_store::FaultyStore;
 
 /// Changes of a commit: three data files, the manifest, the log entry.
 const COMMIT: i64 = 5;

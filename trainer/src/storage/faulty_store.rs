@@ -1,5 +1,7 @@
 //! An object store in memory that stops answering, as a process does that is killed, or loses an answer.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -16,35 +18,42 @@ use object_store::{
 
 /// Shared by all that talk to the store; the counters say when it fails.
 #[derive(Clone, Debug)]
-pub(super) struct FaultyStore {
+pub(crate) struct FaultyStore {
     inner: Arc<InMemory>,
     /// Changes (writes, deletions) that still succeed; nothing does after them. Negative for no limit.
     left: Arc<AtomicI64>,
     /// Writes whose answers get lost: the object is there, the writer sees an error.
     lost: Arc<AtomicUsize>,
+    /// Objects written so far.
+    writes: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let left = Arc::new(AtomicI64::new(-1));
-        Self { inner: Arc::new(InMemory::new()), left, lost: Arc::new(AtomicUsize::new(0)) }
+        Self { inner: Arc::new(InMemory::new()), left, lost: Arc::default(), writes: Arc::default() }
     }
 
     /// A run in this store.
-    pub(super) fn location(&self) -> Location {
+    pub(crate) fn location(&self) -> Location {
         let mut place = Location::parse("s3://bucket/run").unwrap();
         place.store = Arc::new(self.clone());
         place
     }
 
     /// Lets `changes` more changes succeed, then fails everything; negative heals it.
-    pub(super) fn die_after(&self, changes: i64) {
+    pub(crate) fn die_after(&self, changes: i64) {
         self.left.store(changes, Ordering::SeqCst);
     }
 
     /// Loses the answers of the next writes.
-    pub(super) fn lose_answers(&self, writes: usize) {
+    pub(crate) fn lose_answers(&self, writes: usize) {
         self.lost.store(writes, Ordering::SeqCst);
+    }
+
+    /// Objects written so far.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
     }
 
     fn broken() -> object_store::Error {
@@ -75,6 +84,7 @@ impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.change()?;
         let result = self.inner.put_opts(location, payload, options).await;
+        self.writes.fetch_add(1, Ordering::SeqCst);
         let lose = |lost: usize| lost.checked_sub(1);
         if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
             return Err(Self::broken());
