@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod frozen;
+pub mod generate;
 pub mod libraries;
 pub mod model;
 pub mod pretrain;

@@ -3,7 +3,8 @@
 //! A published run starts from towers that others trained for weeks. The demo has none, so it trains small ones from
 //! the same scenes that the Q-Former is trained on later: the image encoder to name what lies under each patch, the
 //! language model to continue captions. No image or label of a held-out colour-shape pair is ever shown; the language
-//! model does read such pairs (see [`language_model`]). The result follows from the config alone.
+//! model does read such pairs (see [`language_model`]). The result follows from the config and the processor's
+//! instruction set.
 
 mod batches;
 pub mod image_encoder;
@@ -61,12 +62,23 @@ fn weights_seed(seed: u64, stream: Stream) -> u64 {
     data_pipeline::rng::CounterRng::new(seed, data_pipeline::rng::Purpose::Pretrain, &[stream as u64]).next_u64()
 }
 
-/// The type in which a tower is trained: half precision would need loss scaling, so it becomes bf16.
+/// The type in which a tower is trained. Half precision would need loss scaling. bf16 pays where the processor
+/// multiplies it; elsewhere libtorch's products in it take ten times as long as in f32 and more.
 fn training_kind(dtype: Dtype) -> Kind {
     match dtype {
-        Dtype::Bf16 | Dtype::F16 => Kind::BFloat16,
-        Dtype::F32 => Kind::Float,
+        Dtype::Bf16 | Dtype::F16 if multiplies_bf16() => Kind::BFloat16,
+        Dtype::Bf16 | Dtype::F16 | Dtype::F32 => Kind::Float,
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn multiplies_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn multiplies_bf16() -> bool {
+    false
 }
 
 /// Warm-up over the first twentieth of the steps, then a cosine down to a tenth of the peak.
