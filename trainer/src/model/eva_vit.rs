@@ -4,7 +4,7 @@
 //! names are Hugging Face's, below `vision_model`.
 
 use configs::{Attention, ImageSizes};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::layers::{AttentionForm, LayerNorm, Linear, attention};
 use super::tensors::{Init, Scope};
@@ -161,13 +161,14 @@ pub fn clear_key_bias(bias: &Tensor) {
 /// The largest absolute difference of two tensors, for tests.
 #[cfg(test)]
 pub(crate) fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    use tch::Kind;
     (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
 }
 
 #[cfg(test)]
 mod tests {
     use configs::ImageBlock;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::model::{Tensors, declare};

@@ -8,7 +8,7 @@ use tch::{Kind, Reduction, Tensor, no_grad};
 use super::batches::with_batches;
 use super::masters::Masters;
 use super::scenes::{ATTRIBUTES, IGNORED, LabelledImages, TrainingScenes};
-use super::{Progress, Report, Stream, plan, train, training_kind, weights_seed};
+use super::{Accuracies, Progress, Report, Stream, plan, train, training_kind, weights_seed};
 use crate::TrainerError;
 use crate::frozen::IMAGE_ENCODER;
 use crate::model::eva_vit::EvaVit;
@@ -99,11 +99,7 @@ impl Labeller {
 }
 
 /// The loss and the share of right patches per attribute over scenes that were not trained on.
-fn evaluate(
-    masters: &Masters,
-    shape: Shape,
-    scenes: &TrainingScenes,
-) -> Result<(f64, Vec<(&'static str, f64)>), TrainerError> {
+fn evaluate(masters: &Masters, shape: Shape, scenes: &TrainingScenes) -> Result<(f64, Accuracies), TrainerError> {
     no_grad(|| {
         let labeller = Labeller::new(&masters.leaves().scope(""), shape)?;
         let (mut loss, mut right, mut labelled) = (0.0, [0.0; ATTRIBUTES.len()], [0.0; ATTRIBUTES.len()]);

@@ -20,7 +20,7 @@ use tch::{Device, Kind, Reduction, Tensor, no_grad};
 use super::batches::with_batches;
 use super::masters::Masters;
 use super::scenes::{IGNORED, corpus_options};
-use super::{Progress, Report, Stream, plan, train, training_kind, weights_seed};
+use super::{Accuracies, Progress, Report, Stream, plan, train, training_kind, weights_seed};
 use crate::TrainerError;
 use crate::frozen::LANGUAGE_MODEL;
 use crate::model::opt::Opt;
@@ -190,7 +190,7 @@ fn evaluate(
     sizes: OptSizes,
     kernel: Attention,
     documents: &Documents,
-) -> Result<(f64, Vec<(&'static str, f64)>), TrainerError> {
+) -> Result<(f64, Accuracies), TrainerError> {
     let ids = |words: &[&str]| -> Vec<i64> { words.iter().filter_map(|w| documents.tokenizer.word_id(w)).collect() };
     let kinds = [
         ("colour of the second caption", ids(&COLOUR_WORDS)),

@@ -37,6 +37,9 @@ pub struct Progress {
     pub samples_per_s: f64,
 }
 
+/// Shares of what was got right, by what it is.
+pub type Accuracies = Vec<(&'static str, f64)>;
+
 /// What a training did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -45,7 +48,7 @@ pub struct Report {
     /// Loss over fresh scenes of the training split.
     pub loss: f64,
     /// What was got right over the same scenes, as shares of 1, by what it is.
-    pub accuracies: Vec<(&'static str, f64)>,
+    pub accuracies: Accuracies,
     /// SHA-256 of the file that was written.
     pub sha256: String,
 }
