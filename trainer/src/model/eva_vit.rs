@@ -168,10 +168,10 @@ pub(crate) fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 #[cfg(test)]
 mod tests {
     use configs::ImageBlock;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
-    use crate::model::{Tensors, declare};
+    use crate::model::{Spec, Tensors, declare};
     use crate::weight_names::{joined_bias, lavis_to_hf};
     use crate::weights_file::tensors_from_bytes;
 
@@ -216,12 +216,11 @@ mod tests {
 
     #[test]
     fn patches_are_the_convolution() {
-        let options = (Kind::Float, Device::Cpu);
-        tch::manual_seed(3);
-        let mut tensors = Tensors::default();
-        tensors.insert("weight", Tensor::randn([5, 3, 4, 4], options));
-        tensors.insert("bias", Tensor::randn([5], options));
-        let pixels = Tensor::randn([2, 3, 12, 12], options);
+        let spec =
+            |name: &str, shape: &[i64]| Spec { name: name.into(), shape: shape.to_vec(), init: Init::Normal(1.0) };
+        let specs = [spec("weight", &[5, 3, 4, 4]), spec("bias", &[5]), spec("pixels", &[2, 3, 12, 12])];
+        let tensors = Tensors::random(&specs, 3, Device::Cpu);
+        let pixels = tensors.get("pixels").unwrap().shallow_clone();
         let found = PatchEmbedding::new(&tensors.scope(""), 4, 5).unwrap().forward(&pixels);
         let weight = tensors.get("weight").unwrap();
         let expected = pixels.conv2d(weight, tensors.get("bias"), [4, 4], [0, 0], [1, 1], 1);

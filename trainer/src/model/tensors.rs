@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -93,7 +94,9 @@ impl FromIterator<(String, Tensor)> for Tensors {
 }
 
 fn random_tensor(spec: &Spec, seed: u64) -> Tensor {
-    // libtorch's generator is process-wide; models are built before anything draws from it.
+    // libtorch's generator is process-wide; models are built before anything else draws from it, one at a time.
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(key(seed, &spec.name));
     let options = (Kind::Float, Device::Cpu);
     match spec.init {

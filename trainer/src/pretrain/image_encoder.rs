@@ -139,6 +139,8 @@ mod tests {
     fn a_tower_learns_is_saved_and_comes_out_the_same_again() {
         let folder = tempfile::tempdir().unwrap();
         let run = run(folder.path(), 40);
+        // Threads that wait for one another take minutes where other tests keep the cores busy.
+        tch::set_num_threads(1);
         let mut losses = Vec::new();
         let first = pretrain_image_encoder(&run, &mut |progress| losses.push(progress.loss)).unwrap();
         assert_eq!(losses.len(), 40);
