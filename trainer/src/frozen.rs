@@ -7,7 +7,7 @@ use crate::TrainerError;
 use crate::model::Tensors;
 use crate::model::eva_vit::EvaVit;
 use crate::model::opt::Opt;
-use crate::precision::kind_of;
+use crate::precision::{compute_kind, kind_of};
 use crate::weights_file::{read_checked, tensors_from_bytes};
 
 /// What the names of the image encoder's weights start with.
@@ -26,7 +26,7 @@ impl FrozenImageEncoder {
     /// What the tower makes of images, outside any gradient.
     ///
     /// # Shapes
-    /// `pixels`: `[B, 3, S, S]`, normalised; result: `[B, P, V]` in the type that the config names.
+    /// `pixels`: `[B, 3, S, S]`, normalised; result: `[B, P, V]` in the type that the device computes in.
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
         no_grad(|| self.tower.forward(pixels))
     }
@@ -91,7 +91,8 @@ pub fn load_language_model(run: &Run, device: Device) -> Result<FrozenLanguageMo
 fn load(weights: &Weights, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
     let uri = weights.uri.as_str();
     let (bytes, sha256) = read_checked(uri, weights.sha256.as_ref().map(configs::Sha256::as_str))?;
-    let tensors = tensors_from_bytes(&bytes, uri)?.cast(kind_of(dtype));
+    // Held by value in the config's format; where the device computes in another one, that one holds the same values.
+    let tensors = tensors_from_bytes(&bytes, uri)?.cast(kind_of(dtype)).cast(compute_kind(dtype, device));
     Ok((tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_device(device))).collect(), sha256))
 }
 

@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod events;
 pub mod frozen;
+pub mod generate;
 pub mod libraries;
 pub mod losses;
 pub mod metrics;

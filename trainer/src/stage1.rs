@@ -4,7 +4,7 @@
 //! `H` hidden width, `E` projected width.
 
 use configs::Model;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::itc::Features;
@@ -12,7 +12,7 @@ use crate::losses::{itm, lm};
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts};
 use crate::model::tensors::{Init, Scope, Spec, declare};
-use crate::precision::kind_of;
+use crate::precision::compute_kind;
 
 /// Epsilon of `ln_vision`, torch's default (LAVIS; Hugging Face has the tower's 1e-6 in its place).
 pub const LN_VISION_EPS: f64 = 1e-5;
@@ -81,8 +81,20 @@ impl Stage1 {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
+        Self::computed_in(compute_kind(model.qformer.dtype, Device::Cpu), scope, model, training)
+    }
+
+    /// [`Self::new`], computing in the given type.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn computed_in(
+        kind: Kind,
+        scope: &Scope<'_>,
+        model: &Model,
+        training: bool,
+    ) -> Result<Self, TrainerError> {
         let sizes = &model.qformer;
-        let kind = kind_of(sizes.dtype);
         let build = Build { text: TextParts::Present, attention: model.attention, kind, training };
         let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);
         let projected = sizes.projection_dim as i64;

@@ -4,7 +4,7 @@
 //! language model, `W` its words.
 
 use configs::Model;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::lm;
@@ -12,7 +12,7 @@ use crate::model::opt::Opt;
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::qformer::{Build, QFormer, TextParts};
 use crate::model::tensors::{Init, Scope, Spec, declare};
-use crate::precision::kind_of;
+use crate::precision::compute_kind;
 use crate::stage1::{LN_VISION_EPS, Text};
 
 /// Everything that stage 2 trains.
@@ -29,8 +29,20 @@ impl Stage2 {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
+        Self::computed_in(compute_kind(model.qformer.dtype, Device::Cpu), scope, model, training)
+    }
+
+    /// [`Self::new`], computing in the given type.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn computed_in(
+        kind: Kind,
+        scope: &Scope<'_>,
+        model: &Model,
+        training: bool,
+    ) -> Result<Self, TrainerError> {
         let sizes = &model.qformer;
-        let kind = kind_of(sizes.dtype);
         let build = Build { text: TextParts::Absent, attention: model.attention, kind, training };
         let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);
         let half = scope.computed_in(kind);

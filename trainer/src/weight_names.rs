@@ -1,7 +1,10 @@
 //! Names of weights: those of the reference (LAVIS) and the public ones (Hugging Face), which are the names used here.
 
+/// Names or starts of names: those of LAVIS, and the public ones.
+type Renamed = &'static [(&'static str, &'static str)];
+
 /// Whole names.
-const NAMES: &[(&str, &str)] = &[
+const NAMES: Renamed = &[
     ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
     ("visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"),
     ("query_tokens", "query_tokens"),
@@ -10,7 +13,7 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// Starts of names that are replaced; the first that fits counts. What follows is kept.
-const STARTS: &[(&str, &str)] = &[
+const STARTS: Renamed = &[
     ("visual_encoder.patch_embed.proj.", "vision_model.embeddings.patch_embedding."),
     ("ln_vision.", "vision_model.post_layernorm."),
     ("Qformer.bert.embeddings.LayerNorm.", "qformer.layernorm."),
@@ -28,13 +31,13 @@ const STARTS: &[(&str, &str)] = &[
 ];
 
 /// Starts of names that stand before a layer's number, and what is replaced behind it.
-const LAYERS: &[(&str, &str, &[(&str, &str)])] = &[
+const LAYERS: [(&str, &str, Renamed); 2] = [
     ("visual_encoder.blocks.", "vision_model.encoder.layers.", VISION_LAYER),
     ("Qformer.bert.encoder.layer.", "qformer.encoder.layer.", QFORMER_LAYER),
 ];
 
 /// Inside a block of the EVA-CLIP tower. `attn.q_bias` and `attn.v_bias` are missing: see [`joined_bias`].
-const VISION_LAYER: &[(&str, &str)] = &[
+const VISION_LAYER: Renamed = &[
     ("norm1.", "layer_norm1."),
     ("norm2.", "layer_norm2."),
     ("attn.qkv.", "self_attn.qkv."),
@@ -44,7 +47,7 @@ const VISION_LAYER: &[(&str, &str)] = &[
 ];
 
 /// Inside a layer of the Q-Former.
-const QFORMER_LAYER: &[(&str, &str)] = &[
+const QFORMER_LAYER: Renamed = &[
     ("attention.self.", "attention.attention."),
     ("attention.output.", "attention.output."),
     ("crossattention.self.", "crossattention.attention."),
@@ -98,7 +101,7 @@ pub fn joined_bias(name: &str) -> Option<(String, String)> {
     Some((lavis_to_hf(&format!("{layer}.attn.qkv.bias"))?, format!("{layer}.attn.v_bias")))
 }
 
-fn replace_start(name: &str, table: &[(&str, &str)]) -> Option<String> {
+fn replace_start(name: &str, table: Renamed) -> Option<String> {
     table.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
 }
 

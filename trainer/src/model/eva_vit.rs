@@ -12,8 +12,12 @@ use crate::TrainerError;
 
 /// Of every norm in the tower.
 const EPS: f64 = 1e-6;
-/// Standard deviation that weights start with.
-const STD: f64 = 0.02;
+
+/// Standard deviation that weights start with: LAVIS' 0.02 at the published width of 1408, more where a narrower layer
+/// sums over fewer inputs.
+fn start_std(width: i64) -> f64 {
+    0.02 * (1408.0 / width as f64).sqrt()
+}
 
 /// The image encoder.
 #[derive(Debug)]
@@ -41,11 +45,11 @@ impl EvaVit {
         let layers = scope.at("encoder.layers");
         Ok(Self {
             patches: PatchEmbedding::new(&embeddings.at("patch_embedding"), sizes.patch_size as i64, width)?,
-            class_embedding: embeddings.weight("class_embedding", &[1, 1, width], Init::Normal(STD))?,
+            class_embedding: embeddings.weight("class_embedding", &[1, 1, width], Init::Normal(start_std(width)))?,
             position_embedding: embeddings.weight(
                 "position_embedding",
                 &[1, side * side + 1, width],
-                Init::Normal(STD),
+                Init::Normal(start_std(width)),
             )?,
             blocks: (0..sizes.depth)
                 .map(|index| Block::new(&layers.at(index), index, &sizes, kernel))
@@ -79,7 +83,7 @@ struct PatchEmbedding {
 
 impl PatchEmbedding {
     fn new(scope: &Scope<'_>, patch_size: i64, width: i64) -> Result<Self, TrainerError> {
-        let weight = scope.weight("weight", &[width, 3, patch_size, patch_size], Init::Normal(STD))?;
+        let weight = scope.weight("weight", &[width, 3, patch_size, patch_size], Init::Normal(start_std(width)))?;
         let bias = scope.weight("bias", &[width], Init::Constant(0.0))?;
         let linear = Linear::from_parts(weight.reshape([width, 3 * patch_size * patch_size]), Some(bias));
         Ok(Self { linear, patch_size })
@@ -114,17 +118,20 @@ impl Block {
     fn new(scope: &Scope<'_>, index: usize, sizes: &ImageSizes, kernel: Attention) -> Result<Self, TrainerError> {
         let (width, hidden) = (sizes.width as i64, sizes.mlp_dim as i64);
         // LAVIS `fix_init_weight`: what adds to the residual stream starts smaller in later blocks.
-        let residual = Init::Normal(STD / (2.0 * (index + 1) as f64).sqrt());
+        let residual = Init::Normal(start_std(width) / (2.0 * (index + 1) as f64).sqrt());
+        let starting = |name: &str, output| {
+            Linear::with_init(&scope.at(name), width, output, Init::Normal(start_std(width)), Init::Constant(0.0))
+        };
         let adding =
             |name: &str, input| Linear::with_init(&scope.at(name), input, width, residual, Init::Constant(0.0));
         Ok(Self {
             layer_norm1: LayerNorm::new(&scope.at("layer_norm1"), width, EPS)?,
             // The key third of the bias is 0 for good: EVA has none. It would not change a result, as it adds the same
             // to all scores of a query.
-            qkv: Linear::new(&scope.at("self_attn.qkv"), width, 3 * width)?,
+            qkv: starting("self_attn.qkv", 3 * width)?,
             projection: adding("self_attn.projection", width)?,
             layer_norm2: LayerNorm::new(&scope.at("layer_norm2"), width, EPS)?,
-            fc1: Linear::new(&scope.at("mlp.fc1"), width, hidden)?,
+            fc1: starting("mlp.fc1", hidden)?,
             fc2: adding("mlp.fc2", hidden)?,
             form: AttentionForm { heads: sizes.heads as i64, kernel, dropout: 0.0 },
         })
@@ -163,7 +170,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::model::{Tensors, declare};
+    use crate::model::{Spec, Tensors, declare};
     use crate::weight_names::{joined_bias, lavis_to_hf};
     use crate::weights_file::tensors_from_bytes;
 
@@ -208,12 +215,11 @@ mod tests {
 
     #[test]
     fn patches_are_the_convolution() {
-        let options = (Kind::Float, Device::Cpu);
-        tch::manual_seed(3);
-        let mut tensors = Tensors::default();
-        tensors.insert("weight", Tensor::randn([5, 3, 4, 4], options));
-        tensors.insert("bias", Tensor::randn([5], options));
-        let pixels = Tensor::randn([2, 3, 12, 12], options);
+        let spec =
+            |name: &str, shape: &[i64]| Spec { name: name.into(), shape: shape.to_vec(), init: Init::Normal(1.0) };
+        let specs = [spec("weight", &[5, 3, 4, 4]), spec("bias", &[5]), spec("pixels", &[2, 3, 12, 12])];
+        let tensors = Tensors::random(&specs, 3, Device::Cpu);
+        let pixels = tensors.get("pixels").unwrap().shallow_clone();
         let found = PatchEmbedding::new(&tensors.scope(""), 4, 5).unwrap().forward(&pixels);
         let weight = tensors.get("weight").unwrap();
         let expected = pixels.conv2d(weight, tensors.get("bias"), [4, 4], [0, 0], [1, 1], 1);

@@ -114,10 +114,11 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Ten
 
 fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
     let scale = 1.0 / (query.size()[3] as f64).sqrt();
-    let mut scores = (query * scale).matmul(&key.transpose(2, 3));
-    if let Some(mask) = mask {
-        scores = scores + mask;
-    }
+    let scores = (query * scale).matmul(&key.transpose(2, 3));
+    let scores = match mask {
+        Some(mask) => scores + mask,
+        None => scores,
+    };
     let weights = scores.softmax(-1, scores.kind());
     let weights = if dropout > 0.0 { weights.dropout(dropout, true) } else { weights };
     weights.matmul(value)

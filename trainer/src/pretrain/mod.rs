@@ -3,7 +3,8 @@
 //! A published run starts from towers that others trained for weeks. The demo has none, so it trains small ones from
 //! the same scenes that the Q-Former is trained on later: the image encoder to name what lies under each patch, the
 //! language model to continue captions. No image or label of a held-out colour-shape pair is ever shown; the language
-//! model does read such pairs (see [`language_model`]). The result follows from the config alone.
+//! model does read such pairs (see [`language_model`]). The result follows from the config and the processor's
+//! instruction set.
 
 mod batches;
 pub mod image_encoder;
@@ -14,13 +15,14 @@ mod scenes;
 use std::time::Instant;
 
 use configs::{Dtype, TowerPretraining};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use image_encoder::pretrain_image_encoder;
 pub use language_model::pretrain_language_model;
 
 use crate::TrainerError;
 use crate::model::Tensors;
+use crate::precision::compute_kind;
 use masters::Masters;
 
 /// How far a training is.
@@ -36,6 +38,9 @@ pub struct Progress {
     pub samples_per_s: f64,
 }
 
+/// Shares of what was got right, by what it is.
+pub type Accuracies = Vec<(&'static str, f64)>;
+
 /// What a training did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -44,7 +49,7 @@ pub struct Report {
     /// Loss over fresh scenes of the training split.
     pub loss: f64,
     /// What was got right over the same scenes, as shares of 1, by what it is.
-    pub accuracies: Vec<(&'static str, f64)>,
+    pub accuracies: Accuracies,
     /// SHA-256 of the file that was written.
     pub sha256: String,
 }
@@ -61,11 +66,11 @@ fn weights_seed(seed: u64, stream: Stream) -> u64 {
     data_pipeline::rng::CounterRng::new(seed, data_pipeline::rng::Purpose::Pretrain, &[stream as u64]).next_u64()
 }
 
-/// The type in which a tower is trained: half precision would need loss scaling, so it becomes bf16.
+/// The type in which a tower is trained; half precision would need loss scaling.
 fn training_kind(dtype: Dtype) -> Kind {
-    match dtype {
-        Dtype::Bf16 | Dtype::F16 => Kind::BFloat16,
-        Dtype::F32 => Kind::Float,
+    match compute_kind(dtype, Device::Cpu) {
+        Kind::Half => Kind::Float,
+        kind => kind,
     }
 }
 
