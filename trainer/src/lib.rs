@@ -14,6 +14,7 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod error;
+pub mod eval;
 pub mod events;
 pub mod frozen;
 pub mod generate;

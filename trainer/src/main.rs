@@ -10,7 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use cluster::{Collective, Topology};
-use trainer::events::Events;
+use data_pipeline::synthetic::Split;
+use trainer::eval;
+use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
 use trainer::self_check::{Candidates, self_check};
 
@@ -41,6 +43,52 @@ enum Command {
     },
     /// Train a run, or continue it from its last checkpoint.
     Train(TrainArguments),
+    /// Score a checkpoint on held-out scenes.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Describe images.
+    Caption(CaptionArguments),
+}
+
+/// `blip2-rank eval`
+#[derive(Subcommand)]
+enum EvalCommand {
+    /// Images and captions find each other.
+    Retrieval(EvalArguments),
+    /// Captions are written and compared with what is in the picture.
+    Caption(EvalArguments),
+}
+
+/// `blip2-rank eval …`
+#[derive(clap::Args)]
+struct EvalArguments {
+    /// A checkpoint, or a run's folder.
+    checkpoint: String,
+    /// Of a run's folder, the stage.
+    #[arg(long)]
+    stage: Option<String>,
+    /// Which scenes.
+    #[arg(long, default_value = "test_seen")]
+    split: String,
+    /// Only the first so many.
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+/// `blip2-rank caption`
+#[derive(clap::Args)]
+struct CaptionArguments {
+    /// A checkpoint, or a run's folder.
+    checkpoint: String,
+    /// The images.
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Text that the caption continues.
+    #[arg(long)]
+    prompt: Option<String>,
+    /// Beams of the search.
+    #[arg(long)]
+    beams: Option<u32>,
 }
 
 /// `blip2-rank train`
@@ -143,6 +191,8 @@ impl Job {
                 Ok(())
             }
             Command::Train(arguments) => self.train(&arguments),
+            Command::Eval(command) => evaluate(command),
+            Command::Caption(arguments) => caption(&arguments),
         }
     }
 
@@ -158,6 +208,38 @@ impl Job {
         let events = if json { Events::Json } else { Events::Silent };
         Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?)
     }
+}
+
+fn evaluate(command: EvalCommand) -> Result<()> {
+    let (EvalCommand::Retrieval(arguments) | EvalCommand::Caption(arguments)) = &command;
+    let split = Split::ALL.into_iter().find(|split| split.name() == arguments.split);
+    let request = eval::Request {
+        checkpoint: arguments.checkpoint.clone(),
+        stage: arguments.stage.clone(),
+        split: split.with_context(|| format!("--split {}: expected test_seen or test_unseen", arguments.split))?,
+        limit: arguments.limit,
+    };
+    let result = match command {
+        EvalCommand::Retrieval(_) => eval::retrieval(&request, Events::Json)?,
+        EvalCommand::Caption(_) => eval::captions(&request, Events::Json)?,
+    };
+    Events::Json.send(&Event::Result { result });
+    Events::Json.send(&Event::Done);
+    Ok(())
+}
+
+fn caption(arguments: &CaptionArguments) -> Result<()> {
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let files = arguments.images.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let options = eval::caption::Options { prompt: arguments.prompt.clone(), beams: arguments.beams.unwrap_or(1) };
+    let captions = eval::caption_files(&arguments.checkpoint, &files, &options, Events::Json)?;
+    let pairs = arguments.images.iter().zip(captions);
+    let images: Vec<_> =
+        pairs.map(|(path, caption)| serde_json::json!({ "image": path.display().to_string(), "caption": caption })).collect();
+    let result = serde_json::json!({ "schema_version": 1, "task": "describe", "images": images });
+    Events::Json.send(&Event::Result { result });
+    Events::Json.send(&Event::Done);
+    Ok(())
 }
 
 /// Ends the job when the launcher, which holds the other end of standard input, is gone.

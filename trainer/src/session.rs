@@ -118,6 +118,9 @@ impl<'a> Session<'a> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let start = Tensors::random(specs, seed, device);
         let mut state = State::new(specs, &start, position.stage.slices(), device);
+        if let Some(writer) = &mut self.writer {
+            writer.last_commit = Instant::now();
+        }
         if position.step > 0 {
             let found = self.resume.take().expect("invariant: a stage continues from a checkpoint");
             restore(&mut state, &found)?;

@@ -88,6 +88,11 @@ impl Opt {
         Self { dropout, ..self }
     }
 
+    /// The type of its weights and outputs.
+    pub fn kind(&self) -> Kind {
+        self.embed_tokens.kind()
+    }
+
     /// The vectors of words.
     ///
     /// # Shapes
