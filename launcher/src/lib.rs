@@ -4,6 +4,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod corpus;
 pub mod data;
+pub mod eval;
 pub mod exit;
+pub mod launch;
 pub mod progress;
+pub mod ranks;
+pub mod source;
+pub mod tables;
