@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand};
 use launcher::ranks::Programs;
-use launcher::{config, data, eval, exit, launch};
+use launcher::{config, data, demo, eval, exit, launch, report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,9 +24,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Demo(_) | Command::Report(_) => Ok(()),
+        Command::Demo(args) => demo::run(&args, &programs()?),
         Command::Launch(args) => launch::run(&args, &programs()?),
         Command::Eval(command) => eval::run(&command, &programs()?),
+        Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),
