@@ -38,5 +38,8 @@ bench: build ## the data path against the Python loaders, alternating; writes do
 	@$(PYTHON) .setup/setup.py --python .setup/requirements-bench.txt
 	@.deps/python-bench/bin/python tests/peers/bench_data.py --json docs/benchmarks/data-path.json
 
-demo dist gpu-check: ## arrive with later parts; they fail and say so
+demo: build ## both stages on this machine from generated data, with a report in runs/tiny
+	@target/release/blip2 demo
+
+dist gpu-check: ## arrive with later parts; they fail and say so
 	@echo "make $@: not there yet; see CHANGELOG.md for what works today" >&2; exit 1

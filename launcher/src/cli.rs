@@ -1,8 +1,12 @@
 //! The command line. Commands appear here when they work.
 
+mod ranks;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use ranks::{CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split};
 
 /// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
 #[derive(Debug, Parser)]
@@ -16,6 +20,17 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run everything on this machine: corpus, both stages, evaluation, a report. Run again to continue.
+    Demo(DemoArgs),
+    /// Start a run, or resume it: the same command.
+    Launch(LaunchArgs),
+    /// Score a checkpoint on held-out scenes.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Describe images with a checkpoint.
+    Caption(CaptionArgs),
+    /// Write a run's report: one HTML file with scores, samples and curves.
+    Report(ReportArgs),
     /// Check a run's configuration, or print it with every value resolved.
     #[command(subcommand)]
     Config(ConfigCommand),

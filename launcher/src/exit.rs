@@ -2,12 +2,20 @@
 
 use data_pipeline::DataError;
 
+use crate::ranks::{Held, RankFailure};
+
 /// Done.
 pub const DONE: u8 = 0;
 /// Something failed; the message says what.
 pub const ERROR: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
+/// Preempted: a checkpoint was committed.
+pub const PREEMPTED: u8 = 75;
+/// Another process holds the run.
+pub const HELD: u8 = 76;
+/// Not enough resources.
+pub const RESOURCES: u8 = 77;
 /// Ended by Ctrl-C or SIGTERM.
 pub const INTERRUPTED: u8 = 130;
 
@@ -16,18 +24,30 @@ pub const INTERRUPTED: u8 = 130;
 #[error("interrupted: {0}")]
 pub struct Interrupted(pub &'static str);
 
+/// Arguments or settings that are right in themselves and that this command cannot use.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(pub String);
+
 /// The exit code that belongs to an error.
 pub fn code_of(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        if cause.is::<Interrupted>() {
-            return INTERRUPTED;
-        }
-        if cause.is::<configs::ConfigError>() {
-            return USAGE;
-        }
-        if matches!(cause.downcast_ref(), Some(DataError::Setting(_) | DataError::BadUri { .. })) {
-            return USAGE;
-        }
+    error.chain().find_map(code_of_cause).unwrap_or(ERROR)
+}
+
+fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if cause.is::<Interrupted>() {
+        return Some(INTERRUPTED);
     }
-    ERROR
+    if cause.is::<configs::ConfigError>() || cause.is::<Unusable>() {
+        return Some(USAGE);
+    }
+    if cause.is::<Held>() {
+        return Some(HELD);
+    }
+    if matches!(cause.downcast_ref(), Some(DataError::Setting(_) | DataError::BadUri { .. })) {
+        return Some(USAGE);
+    }
+    // Codes that scripts act on are the ranks' own; any other failure is a failure.
+    let code = cause.downcast_ref::<RankFailure>()?.code().and_then(|code| u8::try_from(code).ok())?;
+    [USAGE, PREEMPTED, HELD, RESOURCES].contains(&code).then_some(code)
 }

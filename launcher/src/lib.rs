@@ -4,6 +4,15 @@
 
 pub mod cli;
 pub mod config;
+pub mod corpus;
 pub mod data;
+pub mod demo;
+pub mod eval;
 pub mod exit;
+pub mod html;
+pub mod launch;
 pub mod progress;
+pub mod ranks;
+pub mod report;
+pub mod source;
+pub mod tables;

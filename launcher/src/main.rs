@@ -1,20 +1,18 @@
 //! `blip2`, the one command people type.
 
+use std::env;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand};
-use launcher::{config, data, exit};
+use launcher::ranks::Programs;
+use launcher::{config, data, demo, eval, exit, launch, report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command {
-        Command::Config(ConfigCommand::Check(args)) => config::check(&args),
-        Command::Config(ConfigCommand::Show(args)) => config::show(&args),
-        Command::Data(DataCommand::Synth(args)) => data::synth::run(&args),
-        Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
-        Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
-    };
+    let result = run(cli.command);
     match result {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
@@ -22,6 +20,32 @@ fn main() -> ExitCode {
             ExitCode::from(exit::code_of(&error))
         }
     }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(&args, &programs()?),
+        Command::Launch(args) => launch::run(&args, &programs()?),
+        Command::Eval(command) => eval::run(&command, &programs()?),
+        Command::Report(args) => report::run(&args),
+        Command::Caption(args) => eval::caption(&args, &programs()?),
+        Command::Config(ConfigCommand::Check(args)) => config::check(&args),
+        Command::Config(ConfigCommand::Show(args)) => config::show(&args),
+        Command::Data(DataCommand::Synth(args)) => data::synth::run(&args),
+        Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
+        Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
+    }
+}
+
+/// Where the programs are that commands start. Only here is the environment read.
+fn programs() -> anyhow::Result<Programs> {
+    let named = |variable: &str| env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    Ok(Programs {
+        executable: env::current_exe().context("cannot find the path of this program")?,
+        rank: named("BLIP2_RANK"),
+        mpirun: named("BLIP2_MPIRUN"),
+        path: env::var_os("PATH"),
+    })
 }
 
 /// Prints the chain of causes once.

@@ -1,10 +1,9 @@
 //! The page of `blip2 data inspect`: one file that needs no network.
 
-use std::fmt::Write;
-
 use base64::Engine;
 use data_pipeline::inspect::{Inspection, SampleView, Spread};
 
+use crate::html::{escape, push};
 use crate::progress::{bytes, count};
 
 const STYLE: &str = "
@@ -22,22 +21,6 @@ figcaption ol { margin: .4rem 0; padding-left: 1.2rem; }
 .place, .bad { font-size: .8rem; opacity: .75; overflow-wrap: anywhere; }
 .bad { color: #c0392b; opacity: 1; }
 ";
-
-/// Text that is safe inside HTML elements and attribute values.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
 
 /// The whole page.
 pub fn html(found: &Inspection) -> String {
@@ -61,10 +44,6 @@ pub fn html(found: &Inspection) -> String {
     }
     page.push_str("</html>\n");
     page
-}
-
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
-    page.write_fmt(text).expect("invariant: writing to a String cannot fail");
 }
 
 fn counts(found: &Inspection) -> String {

@@ -1,0 +1,121 @@
+//! The arguments of the commands that start ranks, and of the report on what they did.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// `blip2 launch`
+#[derive(Debug, Args)]
+pub struct LaunchArgs {
+    /// The run's YAML file, or the name of a preset such as tiny.
+    pub run: String,
+    /// Override one value: `--set stages[0].steps=100` (also `stages.NAME.steps`); may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Start at most this many ranks; the result is the same, only slower.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ranks: Option<u32>,
+    /// Print what would be started, and start nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Start anew where the output folder already holds a run.
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// `blip2 eval …`
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Find the caption of an image among all, and the image of a caption.
+    Retrieval(EvalArgs),
+    /// Generate captions and count the objects they name rightly.
+    Caption(EvalArgs),
+}
+
+/// `blip2 eval retrieval | caption`
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A checkpoint, or a run's output folder (its last checkpoint).
+    pub checkpoint: String,
+    /// Of a run's output folder, take the last checkpoint of this stage.
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// Which held-out scenes.
+    #[arg(long, value_enum, default_value_t = Split::TestSeen)]
+    pub split: Split,
+    /// Use only the first N scenes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The held-out scenes of a synthetic corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Split {
+    /// Scenes made of colour-shape pairs that training shows.
+    TestSeen,
+    /// Scenes that hold a colour-shape pair that training never shows.
+    TestUnseen,
+}
+
+impl Split {
+    /// Both, seen pairs first.
+    pub const ALL: [Split; 2] = [Split::TestSeen, Split::TestUnseen];
+
+    /// The name of its folder in the corpus.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::TestSeen => "test_seen",
+            Split::TestUnseen => "test_unseen",
+        }
+    }
+}
+
+/// `blip2 caption`
+#[derive(Debug, Args)]
+pub struct CaptionArgs {
+    /// A checkpoint, or a run's output folder (its last checkpoint).
+    pub checkpoint: String,
+    /// Images to describe.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Text that the caption continues.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Beams of the search; 1 is greedy.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub beams: Option<u32>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blip2 demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where everything goes; runs/PRESET when not given.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<String>,
+    /// Override one value of the preset; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Seed of the run (not of the scenes, which stay the same).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What is run: tiny (about 10 minutes on 2 cores) or tiny_long (about an hour).
+    #[arg(long, default_value = "tiny", value_parser = ["tiny", "tiny_long"])]
+    pub preset: String,
+    /// Open the report in a browser at the end.
+    #[arg(long)]
+    pub open: bool,
+}
+
+/// `blip2 report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run's output folder: a path or an object-store URL.
+    pub run: String,
+}

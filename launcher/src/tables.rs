@@ -1,0 +1,86 @@
+//! Results of evaluations as tables for a terminal.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// The table of a result, or `None` for one of an unknown kind.
+pub fn of(result: &Value) -> Option<String> {
+    if result["captions"].is_array() {
+        return captions(result);
+    }
+    match result["task"].as_str()? {
+        "retrieval" => Some(retrieval(result)),
+        "caption" => Some(caption(result)),
+        _ => None,
+    }
+}
+
+/// `46.6`, or `-` where there is no number.
+pub fn percent(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"))
+}
+
+fn heading(result: &Value) -> String {
+    let text = |key: &str| result[key].as_str().unwrap_or("-").to_owned();
+    let scenes = result["scenes"].as_u64().map_or_else(String::new, |scenes| format!(", {scenes} scenes"));
+    format!("{} on {}{scenes}", text("task"), text("split"))
+}
+
+fn retrieval(result: &Value) -> String {
+    let mut table = format!("{} (all in %; chance R@1 {})\n", heading(result), percent(&result["chance_r1"]));
+    let _ = writeln!(table, "  {:<24}{:>21}  {:>21}", "", "image to text", "text to image");
+    let _ = writeln!(table, "  {:<24}{:>7}{:>7}{:>7}  {:>7}{:>7}{:>7}", "", "R@1", "R@5", "R@10", "R@1", "R@5", "R@10");
+    let k = result["rerank_k"].as_u64().map_or_else(String::new, |k| format!(" of the best {k}"));
+    for (key, name) in [("itc", "contrastive".to_owned()), ("itm", format!("re-ranked{k}"))] {
+        let _ = write!(table, "  {name:<24}");
+        for (way, gap) in [("image_to_text", "  "), ("text_to_image", "\n")] {
+            for at in ["r1", "r5", "r10"] {
+                let _ = write!(table, "{:>7}", percent(&result[key][way][at]));
+            }
+            table.push_str(gap);
+        }
+    }
+    table
+}
+
+fn caption(result: &Value) -> String {
+    let mut table = format!("{} (objects named rightly, in %)\n", heading(result));
+    let _ = writeln!(table, "  {:<24}{:>8}{:>10}{:>10}", "", "score", "control", "objects");
+    for row in result["rows"].as_array().into_iter().flatten() {
+        let objects = row["objects"].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let (score, control) = (percent(&row["score"]), percent(&row["control"]));
+        let _ = writeln!(table, "  {:<24}{score:>8}{control:>10}{objects:>10}", row["name"].as_str().unwrap_or("-"));
+    }
+    table.push_str("  control: the same, with the captions of other images\n");
+    table
+}
+
+fn captions(result: &Value) -> Option<String> {
+    let mut table = String::new();
+    for row in result["captions"].as_array()? {
+        let _ = writeln!(table, "{}: {}", row["image"].as_str()?, row["caption"].as_str()?);
+    }
+    Some(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_result_has_its_table() {
+        let both = json!({"image_to_text": {"r1": 46.6, "r5": 80.0, "r10": 90.0}, "text_to_image": {"r1": 44.4, "r5": 1, "r10": 2}});
+        let result = json!({"task": "retrieval", "split": "test_seen", "scenes": 500, "itc": both, "itm": both, "rerank_k": 16, "chance_r1": 0.2});
+        let table = of(&result).unwrap();
+        assert!(table.contains("chance R@1 0.2") && table.contains("re-ranked of the best 16"), "{table}");
+        assert!(table.contains("46.6   80.0   90.0     44.4    1.0    2.0"), "{table}");
+        let row = json!({"name": "pair, all objects", "score": 31.2, "control": 4.1, "objects": 1250});
+        let table = of(&json!({"task": "caption", "split": "test_unseen", "rows": [row]})).unwrap();
+        assert!(table.contains("31.2       4.1      1250"), "{table}");
+        let table = of(&json!({"captions": [{"image": "a.png", "caption": "a red circle"}]})).unwrap();
+        assert_eq!(table, "a.png: a red circle\n");
+        assert_eq!(of(&json!({"task": "other"})), None);
+    }
+}
