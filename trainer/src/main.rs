@@ -96,6 +96,9 @@ struct CaptionArguments {
 struct TrainArguments {
     #[command(flatten)]
     config: ConfigArguments,
+    /// Start anew: what the run's folder holds is moved to a folder beside it.
+    #[arg(long)]
+    fresh: bool,
     /// End the job when standard input ends: the launcher is gone.
     #[arg(long)]
     exit_on_stdin_eof: bool,
@@ -203,6 +206,10 @@ impl Job {
         if arguments.exit_on_stdin_eof && rank == 0 {
             watch_stdin(Arc::clone(&self.ranks));
         }
+        if arguments.fresh && rank == 0 {
+            trainer::session::set_aside(run.run.output.as_str())?;
+        }
+        self.ranks.barrier()?;
         tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };

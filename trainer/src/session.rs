@@ -238,6 +238,38 @@ impl Writer {
     }
 }
 
+/// Moves what earlier launches left in a run's folder to `before-<n>` inside it, so that the run starts anew. Shards and
+/// towers that lie in the same folder stay.
+///
+/// # Errors
+/// When the output is no folder on this machine, or a file cannot be moved.
+pub fn set_aside(output: &str) -> Result<(), TrainerError> {
+    let folder = std::path::Path::new(output.strip_prefix("file://").unwrap_or(output));
+    if output.contains("://") && !output.starts_with("file://") {
+        return Err(TrainerError::Unsupported {
+            found: format!("--fresh with run.output {output}"),
+            expected: "it moves folders of this machine only; choose another run.output in the object store".into(),
+        });
+    }
+    let failed = |source| TrainerError::File { path: folder.display().to_string(), action: "set aside", source };
+    let left: Vec<_> = ["config.yaml", "log", "stage1", "stage2", "metrics", "tb", "eval", "report.html"]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let before = (1..).map(|n| folder.join(format!("before-{n}"))).find(|path| !path.exists());
+    let before = before.expect("invariant: some number is free");
+    std::fs::create_dir_all(&before).map_err(failed)?;
+    for path in left {
+        let name = path.file_name().expect("invariant: every path ends in a name");
+        std::fs::rename(&path, before.join(name)).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Sends a text from rank 0 to every rank.
 fn broadcast_text(ranks: &dyn Collective, text: &str) -> Result<String, TrainerError> {
     let mut length = (text.len() as u64).to_le_bytes();

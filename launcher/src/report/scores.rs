@@ -140,11 +140,11 @@ pub fn samples(results: &[Value]) -> String {
 
 fn sample(example: &Value) -> String {
     let text = |key: &str| example[key].as_str().unwrap_or_default();
-    let image = text("image_png_base64");
+    let image = text("image_jpeg_base64");
     // Only the alphabet of base64 may stand inside the attribute.
     let image = if image.chars().all(|c| c.is_ascii_alphanumeric() || "+/=".contains(c)) { image } else { "" };
     format!(
-        "<figure class=\"sample\"><img alt=\"\" loading=\"lazy\" src=\"data:image/png;base64,{image}\">\
+        "<figure class=\"sample\"><img alt=\"\" loading=\"lazy\" src=\"data:image/jpeg;base64,{image}\">\
          <figcaption><p>{}</p><p class=\"soft\">{}</p></figcaption></figure>\n",
         marked(text("generated"), text("truth"), "right", "wrong"),
         marked(text("truth"), text("generated"), "found", "missed")
