@@ -165,7 +165,7 @@ fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         "0".to_owned()
-    } else if !(1e-3..1e5).contains(&size) {
+    } else if !(1e-2..1e5).contains(&size) {
         format!("{value:.1e}").replace(".0e", "e")
     } else {
         let digits = (2 - size.log10().floor() as i32).clamp(0, 4) as usize;
@@ -191,7 +191,7 @@ mod tests {
         let flat = Axis::over([3.0, 3.0].into_iter());
         assert!(flat.ticks().count() >= 2 && flat.y(3.0).is_finite());
         assert_eq!(Axis::over([0.0].into_iter()).y(0.0).is_finite(), true);
-        assert_eq!([number(131.4), number(0.001), number(1e-6), number(5.9)], ["131", "0.001", "1e-6", "5.9"]);
+        assert_eq!([number(131.4), number(0.001), number(1e-6), number(5.9)], ["131", "1e-3", "1e-6", "5.9"]);
         assert_eq!([nice(0.3), nice(125.0)], [0.5, 200.0]);
     }
 

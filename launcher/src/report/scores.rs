@@ -54,15 +54,15 @@ pub fn retrieval(results: &[Value]) -> String {
     let Some((_, first)) = found.first() else { return String::new() };
     let mut html = String::from(
         "<h2>Retrieval</h2>\n<p class=\"soft\">Finding the caption of an image among all captions, and the other way \
-         round; share of right answers among the first 1, 5 and 10, in %.</p>\n<div class=\"wide\"><table>\n\
+         round; share of right answers among the first 1, 5 and 10, in %. ITC: by the contrastive similarity. ITM: its best ones, ranked anew by \
+         the matching head.</p>\n<div class=\"wide\"><table>\n\
          <tr><th></th><th></th><th colspan=\"3\">image to text</th><th colspan=\"3\">text to image</th></tr>\n\
          <tr><th></th><th></th><th class=\"n\">R@1</th><th class=\"n\">R@5</th><th class=\"n\">R@10</th>\
          <th class=\"n\">R@1</th><th class=\"n\">R@5</th><th class=\"n\">R@10</th></tr>\n",
     );
-    let k = first["rerank_k"].as_u64().map_or_else(String::new, |k| format!(" of the best {k}"));
+    let k = first["rerank_k"].as_u64().map_or_else(String::new, |k| format!(", best {k} re-ranked"));
     for (name, result) in &found {
-        for (key, how) in [("itc", "contrastive (ITC)".to_owned()), ("itm", format!("re-ranked{k} by matching (ITM)"))]
-        {
+        for (key, how) in [("itc", "ITC".to_owned()), ("itm", format!("ITM{k}"))] {
             let label = if key == "itc" { *name } else { "" };
             push(&mut html, format_args!("<tr><th>{label}</th><td>{}</td>", escape(&how)));
             for way in ["image_to_text", "text_to_image"] {
