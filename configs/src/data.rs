@@ -16,6 +16,9 @@ section! {
         pub lanes: usize => Rule::within(1.0, 65536.0),
         /// Row groups per lane in the window in which rows are shuffled.
         pub shuffle_window_row_groups: usize = 16 => Rule::within(1.0, 65536.0),
+        /// Whether every image gets the caption of another sample: a control, in which nothing can be learned that
+        /// connects images and texts.
+        pub shuffle_captions: bool = false,
         /// Reading and decoding.
         pub loader: Loader = all_defaults(),
         /// Random changes to training images.
@@ -176,6 +179,8 @@ section! {
         pub min_objects: usize = 1 => Rule::within(1.0, 4.0),
         /// Most objects of a scene.
         pub max_objects: usize = 4 => Rule::within(1.0, 4.0),
+        /// Whether objects may be striped, dotted or checked; without patterns scenes are easier.
+        pub patterns: bool = true,
         /// Quality of the JPEG images.
         pub jpeg_quality: usize = 90 => Rule::within(1.0, 100.0),
         /// Rows of one shard.

@@ -97,6 +97,9 @@ pub struct SynthArgs {
     /// Most objects in a scene.
     #[arg(long, default_value_t = data_pipeline::synthetic::MAX_OBJECTS)]
     pub max_objects: u8,
+    /// Leave out stripes, dots and checks.
+    #[arg(long)]
+    pub plain: bool,
     /// JPEG quality, 1 to 100.
     #[arg(long, default_value_t = 90)]
     pub jpeg_quality: u8,

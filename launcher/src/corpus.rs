@@ -24,6 +24,7 @@ pub fn options(source: &SyntheticSource) -> anyhow::Result<SynthOptions> {
         seed: source.seed,
         min_objects: source.min_objects.try_into().with_context(wrong)?,
         max_objects: source.max_objects.try_into().with_context(wrong)?,
+        patterns: source.patterns,
         jpeg_quality: source.jpeg_quality.try_into().with_context(wrong)?,
         shard_rows: source.shard_rows.try_into().with_context(wrong)?,
         threads: 0,

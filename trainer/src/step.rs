@@ -282,7 +282,14 @@ pub fn build_slices(
 ) -> Result<Vec<Slice>, TrainerError> {
     let mut read = Vec::with_capacity(map.own().len());
     for index in map.own() {
-        let batch = loader.next_batch()?;
+        let mut batch = loader.next_batch()?;
+        if run.data.shuffle_captions {
+            let others = batch.captions.len().saturating_sub(1).max(1) as u64;
+            let key = [batch.step, batch.slice];
+            let turn = 1 + CounterRng::new(run.run.seed, Purpose::Caption, &key).below(others) as usize;
+            let length = batch.captions.len();
+            batch.captions.rotate_left(turn % length.max(1));
+        }
         let tokens = towers.encode_captions(stage, &batch.captions);
         read.push((index, batch, tokens));
     }

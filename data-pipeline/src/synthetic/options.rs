@@ -29,6 +29,9 @@ pub struct SynthOptions {
     pub min_objects: u8,
     /// Most objects of a scene, at most [`MAX_OBJECTS`]. The number of objects is uniform between the two.
     pub max_objects: u8,
+    /// Whether objects may be striped, dotted or checked; without patterns scenes are easier.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub patterns: bool,
     /// Quality of the JPEG images, 1 to 100.
     pub jpeg_quality: u8,
     /// Rows of one shard; the last shard of a split may hold fewer.
@@ -41,6 +44,15 @@ pub struct SynthOptions {
     pub overwrite: bool,
 }
 
+/// What corpora written before there was a choice have; and so it is not written down either.
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(choice: &bool) -> bool {
+    *choice
+}
+
 impl Default for SynthOptions {
     fn default() -> Self {
         Self {
@@ -50,6 +62,7 @@ impl Default for SynthOptions {
             seed: 42,
             min_objects: 1,
             max_objects: MAX_OBJECTS,
+            patterns: true,
             jpeg_quality: 90,
             shard_rows: 10_000,
             threads: 0,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::captions::first_caption;
 use super::options::SynthOptions;
 use super::scene::{Background, Object, Scene, lay_out};
-use super::vocabulary::{Colour, Shape};
+use super::vocabulary::{Colour, Shape, Texture};
 use crate::error::{DataError, Result};
 use crate::rng::{CounterRng, Purpose};
 
@@ -136,6 +136,7 @@ pub(super) struct SceneSource {
     seed: u64,
     min_objects: u8,
     max_objects: u8,
+    patterns: bool,
     pairs: PairSets,
 }
 
@@ -163,6 +164,7 @@ impl SceneSource {
             seed: options.seed,
             min_objects: options.min_objects,
             max_objects: options.max_objects,
+            patterns: options.patterns,
             pairs: PairSets::new(options.seed),
         }
     }
@@ -194,7 +196,10 @@ impl SceneSource {
             let allowed = if held_out_at == Some(place) { &self.pairs.held_out } else { &self.pairs.seen };
             pairs.push(draw_pair(allowed, &pairs, &mut rng));
         }
-        let objects = lay_out(&pairs, &mut rng);
+        let mut objects = lay_out(&pairs, &mut rng);
+        if !self.patterns {
+            objects.iter_mut().for_each(|object| object.texture = Texture::Plain);
+        }
         Scene { seed: self.seed, split, draw, background: Background::draw(&mut rng), objects }
     }
 

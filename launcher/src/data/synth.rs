@@ -18,6 +18,7 @@ fn options(args: &SynthArgs) -> SynthOptions {
         seed: args.seed,
         min_objects: args.min_objects,
         max_objects: args.max_objects,
+        patterns: !args.plain,
         jpeg_quality: args.jpeg_quality,
         shard_rows: args.shard_rows,
         threads: args.threads,

@@ -78,6 +78,7 @@ pub(super) fn corpus_options(run: &Run) -> Result<SynthOptions, TrainerError> {
         seed: source.seed,
         min_objects: source.min_objects as u8,
         max_objects: source.max_objects as u8,
+        patterns: source.patterns,
         ..SynthOptions::default()
     })
 }
