@@ -66,7 +66,8 @@ fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
 
 /// The files of the last committed checkpoint of each stage that the log names.
 fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {
-    let mut names: Vec<PathBuf> = fs::read_dir(output.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(output.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     let mut last = BTreeMap::new();
     for name in names {
@@ -98,7 +99,8 @@ fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn assert_same(what: &str, found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-    let differing: Vec<&String> = found.iter().filter(|(name, bytes)| expected[*name] != **bytes).map(|(n, _)| n).collect();
+    let differing: Vec<&String> =
+        found.iter().filter(|(name, bytes)| expected[*name] != **bytes).map(|(n, _)| n).collect();
     assert!(differing.is_empty(), "{what}: {} of {} tensors differ: {differing:?}", differing.len(), found.len());
 }
 

@@ -38,16 +38,14 @@ pub fn open_catalog(data: &Data) -> Result<Arc<Catalog>, TrainerError> {
             });
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(TrainerError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
     Ok(Arc::new(runtime.block_on(Catalog::open(&location, |_, _| ()))?))
 }
 
 /// Whether any row could be left out.
 fn has_filters(filters: &configs::Filters) -> bool {
-    serde_json::to_value(filters).is_ok_and(|all| all.as_object().is_some_and(|keys| keys.values().any(|v| !v.is_null())))
+    serde_json::to_value(filters)
+        .is_ok_and(|all| all.as_object().is_some_and(|keys| keys.values().any(|v| !v.is_null())))
 }
 
 /// Starts reading a stage at one of its steps, for some of its slices.

@@ -241,8 +241,9 @@ fn caption(arguments: &CaptionArguments) -> Result<()> {
     let options = eval::caption::Options { prompt: arguments.prompt.clone(), beams: arguments.beams.unwrap_or(1) };
     let captions = eval::caption_files(&arguments.checkpoint, &files, &options, Events::Json)?;
     let pairs = arguments.images.iter().zip(captions);
-    let images: Vec<_> =
-        pairs.map(|(path, caption)| serde_json::json!({ "image": path.display().to_string(), "caption": caption })).collect();
+    let images: Vec<_> = pairs
+        .map(|(path, caption)| serde_json::json!({ "image": path.display().to_string(), "caption": caption }))
+        .collect();
     let result = serde_json::json!({ "schema_version": 1, "task": "describe", "images": images });
     Events::Json.send(&Event::Result { result });
     Events::Json.send(&Event::Done);
@@ -263,8 +264,10 @@ fn write_pid(rank: usize) -> Result<()> {
     let Some(folder) = env::var_os("BLIP2_PID_DIR").map(PathBuf::from) else { return Ok(()) };
     let stat = std::fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
     // Field 22; the second field is the program's name in parentheses and may hold spaces.
-    let start_ticks: Option<u64> =
-        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).and_then(|ticks| ticks.parse().ok());
+    let start_ticks: Option<u64> = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
+        .and_then(|ticks| ticks.parse().ok());
     let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": start_ticks });
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("rank-{rank}.pid"));

@@ -52,8 +52,7 @@ impl<'a> Session<'a> {
     /// When the output cannot be written, or holds a run with another config.
     pub fn begin(run: &'a Run, ranks: &'a dyn Collective, events: Events) -> Result<Self, TrainerError> {
         let prefix = RunPrefix::open(run.run.output.as_str())?;
-        let mut session =
-            Self { run, ranks, events, prefix, writer: None, resume: None, frozen: BTreeMap::new() };
+        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen: BTreeMap::new() };
         let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
         session.resume = session.shared_checkpoint(None)?;
         if let Some(found) = &session.resume {
@@ -132,7 +131,8 @@ impl<'a> Session<'a> {
             (index, _) => self.shared_checkpoint(Some(index - 1))?,
         };
         if let Some(found) = before {
-            let taken = found.snapshot.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
+            let taken =
+                found.snapshot.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)
@@ -299,7 +299,12 @@ fn check_same_mathematics(run: &Run, stored: &str) -> Result<(), TrainerError> {
     let (old, new) = (mathematics(&before), mathematics(run));
     let Some((was, is)) = old.lines().zip(new.lines()).find(|(was, is)| was != is) else { return Ok(()) };
     Err(TrainerError::Unsupported {
-        found: format!("{} holds a run with another config: `{}` there, `{}` now", run.run.output, was.trim(), is.trim()),
+        found: format!(
+            "{} holds a run with another config: `{}` there, `{}` now",
+            run.run.output,
+            was.trim(),
+            is.trim()
+        ),
         expected: "continue with the config of that run, choose another run.output, or start over with --fresh".into(),
     })
 }

@@ -88,12 +88,7 @@ impl Stage1 {
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
-    pub fn computed_in(
-        kind: Kind,
-        scope: &Scope<'_>,
-        model: &Model,
-        training: bool,
-    ) -> Result<Self, TrainerError> {
+    pub fn computed_in(kind: Kind, scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
         let sizes = &model.qformer;
         let build = Build { text: TextParts::Present, attention: model.attention, kind, training };
         let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);

@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::lm;
-use crate::model::opt::Opt;
 use crate::model::layers::{LayerNorm, Linear};
+use crate::model::opt::Opt;
 use crate::model::qformer::{Build, QFormer, TextParts};
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
@@ -36,12 +36,7 @@ impl Stage2 {
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
-    pub fn computed_in(
-        kind: Kind,
-        scope: &Scope<'_>,
-        model: &Model,
-        training: bool,
-    ) -> Result<Self, TrainerError> {
+    pub fn computed_in(kind: Kind, scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
         let sizes = &model.qformer;
         let build = Build { text: TextParts::Absent, attention: model.attention, kind, training };
         let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);

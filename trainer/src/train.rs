@@ -59,7 +59,8 @@ fn train_stage(
         let grad_norm = gradient.norm();
         let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
         let Optimizer::AdamW(optimizer) = stage.optimizer();
-        let gradient = optimizer.max_grad_norm.map_or(gradient.shallow_clone(), |limit| clip(&gradient, &grad_norm, limit));
+        let gradient =
+            optimizer.max_grad_norm.map_or(gradient.shallow_clone(), |limit| clip(&gradient, &grad_norm, limit));
         adamw(&mut state, &gradient, learning_rate, optimizer);
         at.step += 1;
         let outcome = Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, extra: Vec::new() };

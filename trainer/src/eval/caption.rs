@@ -28,7 +28,8 @@ pub struct Options {
 
 impl Options {
     fn check(&self) -> Result<(), TrainerError> {
-        let later = "captions are written greedily and from their beginning so far; prompts and beams come with generation";
+        let later =
+            "captions are written greedily and from their beginning so far; prompts and beams come with generation";
         let found = match self {
             Self { prompt: Some(prompt), .. } if !prompt.is_empty() => format!("--prompt {prompt:?}"),
             Self { beams: 2.., .. } => format!("--beams {}", self.beams),
@@ -45,12 +46,7 @@ impl Options {
 ///
 /// # Shapes
 /// `pixels`: `[n, 3, S, S]`, normalised.
-pub fn write(
-    loaded: &Loaded,
-    pixels: &Tensor,
-    options: &Options,
-    events: Events,
-) -> Result<Vec<String>, TrainerError> {
+pub fn write(loaded: &Loaded, pixels: &Tensor, options: &Options, events: Events) -> Result<Vec<String>, TrainerError> {
     options.check()?;
     no_grad(|| {
         let stage2 = Stage2::new(&loaded.weights.scope(""), &loaded.run.model, false)?;

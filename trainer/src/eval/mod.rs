@@ -190,10 +190,13 @@ fn wrong_stage(loaded: &Loaded, expected: &str) -> TrainerError {
 }
 
 fn synthetic_source(run: &Run) -> Result<&configs::SyntheticSource, TrainerError> {
-    run.data.sources.iter().find_map(|source| if let Source::Synthetic(it) = source { Some(it) } else { None }).ok_or_else(
-        || TrainerError::Unsupported {
+    run.data
+        .sources
+        .iter()
+        .find_map(|source| if let Source::Synthetic(it) = source { Some(it) } else { None })
+        .ok_or_else(|| TrainerError::Unsupported {
             found: "the run has no source of kind synthetic".into(),
-            expected: "its held-out scenes are what is scored so far; other data sets come with the evaluation part".into(),
-        },
-    )
+            expected: "its held-out scenes are what is scored so far; other data sets come with the evaluation part"
+                .into(),
+        })
 }

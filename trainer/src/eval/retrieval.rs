@@ -37,7 +37,8 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
         let words = in_batches(n, |rows| stage1.encode_text(&text.rows(rows)));
         let cosine = best_query(&image, &words);
         let judge = Judge { stage1: &stage1, patches: &patches, text: &text, cosine: &cosine };
-        let (texts_of_image, images_of_text) = (judge.rerank(k, Side::Image, events), judge.rerank(k, Side::Text, events));
+        let (texts_of_image, images_of_text) =
+            (judge.rerank(k, Side::Image, events), judge.rerank(k, Side::Text, events));
         let both = |images: &Tensor, texts: &Tensor| json!({ "image_to_text": recalls(images), "text_to_image": recalls(texts) });
         Ok(json!({
             "itc": both(&cosine, &cosine.transpose(0, 1)),

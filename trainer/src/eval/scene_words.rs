@@ -104,7 +104,7 @@ fn matched<K: Hash + Eq>(truth: &[Pair], named: &[Pair], key: impl Fn(&Pair) -> 
 
 #[cfg(test)]
 mod tests {
-    use data_pipeline::synthetic::{SynthOptions, Split, captions, held_out_pairs, scenes};
+    use data_pipeline::synthetic::{Split, SynthOptions, captions, held_out_pairs, scenes};
 
     use super::*;
 

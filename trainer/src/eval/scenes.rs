@@ -52,8 +52,11 @@ impl HeldOut {
                 let column = batch.column_by_name(name).ok_or_else(|| bad(format!("there is no column {name}")))?;
                 arrow::compute::cast(column, kind).map_err(|error| bad(error.to_string()))
             };
-            let (jpg, caption, scene) =
-                (column("jpg", &DataType::Binary)?, column("caption", &DataType::Utf8)?, column("scene", &DataType::Utf8)?);
+            let (jpg, caption, scene) = (
+                column("jpg", &DataType::Binary)?,
+                column("caption", &DataType::Utf8)?,
+                column("scene", &DataType::Utf8)?,
+            );
             for row in 0..jpg.len().min(wanted - scenes.len()) {
                 let file = jpg.as_binary::<i32>().value(row);
                 let image = decode(file, &DecodeLimits::default()).map_err(|error| bad(error.to_string()))?;
