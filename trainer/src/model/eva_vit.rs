@@ -167,7 +167,7 @@ pub(crate) fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 #[cfg(test)]
 mod tests {
     use configs::ImageBlock;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
     use crate::model::{Spec, Tensors, declare};
