@@ -144,7 +144,8 @@ fn an_interrupt_says_what_stays_and_the_same_command_goes_on() {
     let out = folder.path().join("corpus").display().to_string();
     let arguments = ["data", "synth", "--out", &out, "--scenes", "60000", "--shard-rows", "1000", "--image-size", "64"];
     let running = Command::new(built("blip2")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let shard = Path::new(&out).join("train/00000.parquet");
+    // The record is written last: with it the shard counts as complete.
+    let shard = Path::new(&out).join("train/_00000_stats.json");
     for _ in 0..600 {
         if shard.exists() {
             break;

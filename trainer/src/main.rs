@@ -121,7 +121,7 @@ impl ConfigArguments {
     fn load(&self) -> Result<configs::Run> {
         let overrides = configs::Overrides::new(&self.set);
         match self.config.strip_prefix("preset:") {
-            None => Ok(configs::load(&PathBuf::from(&self.config), &overrides)?),
+            None => Ok(configs::load(PathBuf::from(&self.config), &overrides)?),
             Some(name) => {
                 let text = configs::preset(name).with_context(|| format!("there is no preset {name}"))?;
                 Ok(configs::load_str(&format!("{name}.yaml"), text, &overrides)?)

@@ -113,10 +113,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Runs one exchange with an object store to its end.
 fn wait_for<T>(exchange: impl Future<Output = data_pipeline::Result<T>>) -> Result<T, TrainerError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| TrainerError::Runtime(source))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
     Ok(runtime.block_on(exchange)?)
 }
 

@@ -190,7 +190,7 @@ mod tests {
         assert!(axis.y(0.0) > axis.y(6.0));
         let flat = Axis::over([3.0, 3.0].into_iter());
         assert!(flat.ticks().count() >= 2 && flat.y(3.0).is_finite());
-        assert_eq!(Axis::over([0.0].into_iter()).y(0.0).is_finite(), true);
+        assert!(Axis::over([0.0].into_iter()).y(0.0).is_finite());
         assert_eq!([number(131.4), number(0.001), number(1e-6), number(5.9)], ["131", "1e-3", "1e-6", "5.9"]);
         assert_eq!([nice(0.3), nice(125.0)], [0.5, 200.0]);
     }
