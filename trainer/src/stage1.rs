@@ -10,7 +10,7 @@ use crate::TrainerError;
 use crate::losses::itc::Features;
 use crate::losses::{itm, lm};
 use crate::model::layers::{LayerNorm, Linear};
-use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts};
+use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts, starting};
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
 
@@ -95,14 +95,17 @@ impl Stage1 {
         let projected = sizes.projection_dim as i64;
         let half = scope.computed_in(kind);
         let head = half.at("cls.predictions");
+        // torch's default for a new linear layer, as the reference leaves its heads.
+        let bound = Init::Uniform(1.0 / (hidden as f64).sqrt());
+        let new_head = |name: &str, output| Linear::with_init(&scope.at(name), hidden, output, bound, bound);
         Ok(Self {
             qformer: QFormer::new(&half, sizes, width, build)?,
             ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, LN_VISION_EPS)?,
-            vision_projection: Linear::new(&scope.at("vision_projection"), hidden, projected)?,
-            text_projection: Linear::new(&scope.at("text_projection"), hidden, projected)?,
-            itm_head: Linear::new(&scope.at("itm_head"), hidden, 2)?,
+            vision_projection: new_head("vision_projection", projected)?,
+            text_projection: new_head("text_projection", projected)?,
+            itm_head: new_head("itm_head", 2)?,
             caption_head: CaptionHead {
-                dense: Linear::new(&head.at("transform.dense"), hidden, hidden)?,
+                dense: starting(&head.at("transform.dense"), hidden, hidden, hidden)?,
                 norm: LayerNorm::new(&head.at("transform.LayerNorm"), hidden, EPS)?,
                 bias: head.weight("bias", &[sizes.vocab_size as i64], Init::Constant(0.0))?,
             },

@@ -36,6 +36,7 @@ impl Plan {
             rank_program,
             ranks,
         };
+        plan.variables.extend(memory_variables());
         if ranks > 1 {
             plan.program = programs.mpirun()?;
             let mut words = mpirun::flags(ranks, mpirun::is_open_mpi(&plan.program));
@@ -58,6 +59,19 @@ impl Plan {
         command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// Has glibc keep the memory that a step frees for the next one: by default it goes back to the system and comes again
+/// page by page. On two cores the demo's first stage makes 7 to 10 % more steps so, with half the time spent in the
+/// system. What a person has set stays.
+fn memory_variables() -> impl Iterator<Item = (&'static str, String)> {
+    // 32 MiB is the most that every glibc takes as the size from which a block is mapped by itself.
+    let wanted =
+        [("MALLOC_MMAP_THRESHOLD_", 32_u64 << 20), ("MALLOC_TRIM_THRESHOLD_", 4 << 30), ("MALLOC_TOP_PAD_", 64 << 20)];
+    wanted
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .map(|(name, bytes)| (name, bytes.to_string()))
 }
 
 /// As it could be typed into a shell, without the variables.

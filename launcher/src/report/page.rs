@@ -1,6 +1,6 @@
 //! The page of `blip2 report`: one file without scripts that needs no network.
 
-use configs::{ImageEncoder, LanguageModel, LanguageModelSizes, Run, Stage};
+use configs::{ImageEncoder, LanguageModel, LanguageModelSizes, Run, Source, Stage, SyntheticSource};
 
 use super::curves::Chart;
 use super::gather::{Record, Story};
@@ -103,15 +103,38 @@ fn departures(run: &Run) -> String {
     if let Some(pretrain) = run.model.language_model.settings().pretrain {
         items.push(format!(
             "The language model is a small one, trained here for {} steps on captions and then frozen; the reference \
-             takes a large one trained elsewhere.",
+             takes a large one trained elsewhere. In half of the texts it reads, the colour words are exchanged for one \
+             another, so that it knows all colours with all shapes, as a large one would. Images show 36 of the 48 pairs.",
             count(pretrain.steps)
         ));
+    }
+    items.extend(run.data.sources.iter().filter_map(|source| match source {
+        Source::Synthetic(source) => Some(scenes(source)),
+        _ => None,
+    }));
+    if run.data.shuffle_captions {
+        items.push("A control: every image is trained with the caption of another one.".to_owned());
     }
     if items.is_empty() {
         return String::new();
     }
     let items: String = items.iter().map(|item| format!("<li>{}</li>\n", escape(item))).collect();
     format!("<section class=\"note\"><h2>Departures from the reference</h2>\n<ul>\n{items}</ul></section>\n")
+}
+
+/// What the generated scenes hold.
+fn scenes(source: &SyntheticSource) -> String {
+    let objects = match (source.min_objects, source.max_objects) {
+        (least, most) if least == most => format!("{most} objects each"),
+        (least, most) => format!("{least} to {most} objects each"),
+    };
+    format!(
+        "The data are {} generated scenes with {objects}, {}; every score is taken over {} scenes that training does not \
+         hold, half of the tables over scenes with a colour-shape pair that it never shows.",
+        count(source.scenes),
+        if source.patterns { "plain or patterned" } else { "all plain (the corpus can also draw patterned ones)" },
+        count(source.test_scenes)
+    )
 }
 
 /// Sizes and settings.

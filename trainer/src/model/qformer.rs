@@ -14,8 +14,15 @@ use crate::TrainerError;
 pub(crate) const EPS: f64 = 1e-12;
 /// What is added to the score of a position that must not be seen (LAVIS `Qformer.py`); its weight is exactly 0.
 const HIDDEN: f64 = -10_000.0;
-/// Standard deviation of BERT's starting weights.
+/// Standard deviation that embeddings start with (BERT's `initializer_range`); a norm follows them.
 const STD: f64 = 0.02;
+
+/// Standard deviation that matrices start with: BERT's 0.02 at its width of 768, more where a narrower layer sums over
+/// fewer inputs. With 0.02 at the demo's width of 128, scores and values start so small that what text and image say
+/// about each other reaches no loss, and ITM stays at the loss of a constant answer.
+pub(crate) fn start_std(hidden: i64) -> f64 {
+    STD * (768.0 / hidden as f64).sqrt()
+}
 
 /// Whether the text parts are there: stage 2 leaves them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,9 +323,14 @@ impl Layer {
     }
 }
 
+/// A linear layer of a Q-Former of width `hidden` with its starting values.
+pub(crate) fn starting(scope: &Scope<'_>, input: i64, output: i64, hidden: i64) -> Result<Linear, TrainerError> {
+    Linear::with_init(scope, input, output, Init::Normal(start_std(hidden)), Init::Constant(0.0))
+}
+
 impl SelfAttention {
     fn new(scope: &Scope<'_>, hidden: i64, form: AttentionForm) -> Result<Self, TrainerError> {
-        let part = |name: &str| Linear::new(&scope.at("attention").at(name), hidden, hidden);
+        let part = |name: &str| starting(&scope.at("attention").at(name), hidden, hidden, hidden);
         Ok(Self {
             qkv: Linear::fused(&[part("query")?, part("key")?, part("value")?]),
             out: Output::new(&scope.at("output"), hidden, hidden, form.dropout)?,
@@ -342,7 +354,7 @@ fn thirds(x: &Tensor) -> [Tensor; 3] {
 
 impl CrossAttention {
     fn new(scope: &Scope<'_>, hidden: i64, image_width: i64, form: AttentionForm) -> Result<Self, TrainerError> {
-        let part = |name: &str, input| Linear::new(&scope.at("attention").at(name), input, hidden);
+        let part = |name: &str, input| starting(&scope.at("attention").at(name), input, hidden, hidden);
         Ok(Self {
             query: part("query", hidden)?,
             key_value: Linear::fused(&[part("key", image_width)?, part("value", image_width)?]),
@@ -362,7 +374,7 @@ impl Mlp {
     fn new(scope: &Scope<'_>, names: [&str; 2], hidden: i64, inner: i64, p: f64) -> Result<Self, TrainerError> {
         let [up, down] = names;
         Ok(Self {
-            up: Linear::new(&scope.at(up).at("dense"), hidden, inner)?,
+            up: starting(&scope.at(up).at("dense"), hidden, inner, hidden)?,
             out: Output::new(&scope.at(down), inner, hidden, p)?,
         })
     }
@@ -374,7 +386,7 @@ impl Mlp {
 
 impl Output {
     fn new(scope: &Scope<'_>, input: i64, hidden: i64, dropout: f64) -> Result<Self, TrainerError> {
-        let dense = Linear::new(&scope.at("dense"), input, hidden)?;
+        let dense = starting(&scope.at("dense"), input, hidden, hidden)?;
         Ok(Self { dense, norm: LayerNorm::new(&scope.at("LayerNorm"), hidden, EPS)?, dropout })
     }
 

@@ -38,6 +38,9 @@ pub(super) struct LabelledImages {
     pixels: Vec<f32>,
     /// For each of [`ATTRIBUTES`], a label or [`IGNORED`] per patch.
     labels: [Vec<i64>; ATTRIBUTES.len()],
+    /// For every patch, how far its centre lies right of and below the centre of its object, in radii; not a number
+    /// where there is no object.
+    places: Vec<f32>,
     image_size: i64,
 }
 
@@ -46,6 +49,14 @@ impl LabelledImages {
     /// `[B, 3, S, S]`, normalised.
     pub(super) fn pixels(&self) -> Tensor {
         Tensor::from_slice(&self.pixels).view([-1, 3, self.image_size, self.image_size])
+    }
+
+    /// Where patches lie in their objects, in radii; not a number on the ground.
+    ///
+    /// # Shapes
+    /// `[B · patches, 2]`, f32.
+    pub(super) fn places(&self) -> Tensor {
+        Tensor::from_slice(&self.places).view([-1, 2])
     }
 
     /// # Shapes
@@ -131,7 +142,12 @@ impl TrainingScenes {
     }
 
     fn empty(&self) -> LabelledImages {
-        LabelledImages { pixels: Vec::new(), labels: Default::default(), image_size: self.image_size.into() }
+        LabelledImages {
+            pixels: Vec::new(),
+            labels: Default::default(),
+            places: Vec::new(),
+            image_size: self.image_size.into(),
+        }
     }
 
     fn push(&self, batch: &mut LabelledImages, scene: &Scene, region: Region, flip: Flip) {
@@ -146,7 +162,7 @@ impl TrainingScenes {
         self.push_labels(batch, scene, region, flip);
     }
 
-    /// One label of each kind for every patch, row by row: that of the object whose disc holds the patch's centre.
+    /// One label of each kind and a place for every patch, row by row: that of the object whose disc holds the patch's centre.
     fn push_labels(&self, batch: &mut LabelledImages, scene: &Scene, region: Region, flip: Flip) {
         let patches = self.image_size as usize / self.patch_size;
         let thousandths = |start: u32, extent: u32, part: f64| {
@@ -162,6 +178,7 @@ impl TrainingScenes {
                 for (labels, label) in batch.labels.iter_mut().zip(labels_of(scene, object)) {
                     labels.push(label);
                 }
+                batch.places.extend(place_in(object, x, y));
             }
         }
     }
@@ -169,6 +186,15 @@ impl TrainingScenes {
 
 fn holds(object: &Object, x: f64, y: f64) -> bool {
     (f64::from(object.x) - x).hypot(f64::from(object.y) - y) <= f64::from(object.radius)
+}
+
+/// Where a point lies in an object, from its centre and in its radii.
+fn place_in(object: Option<&Object>, x: f64, y: f64) -> [f32; 2] {
+    let in_radii = |object: &Object| {
+        let part = |at: f64, centre: u16| ((at - f64::from(centre)) / f64::from(object.radius)) as f32;
+        [part(x, object.x), part(y, object.y)]
+    };
+    object.map_or([f32::NAN; 2], in_radii)
 }
 
 /// The labels of a patch in the order of [`ATTRIBUTES`].
@@ -229,6 +255,11 @@ mod tests {
         };
         assert!(mean(Colour::Yellow) > mean(Colour::Blue) + 0.5);
         assert_eq!(batch.labels[4].len(), 16 * 64);
+        // A patch has a place where it has a colour, and that place is inside the object's disc.
+        for (&colour, place) in batch.labels[0].iter().zip(batch.places.chunks_exact(2)) {
+            assert_eq!(colour == IGNORED, place[0].is_nan() && place[1].is_nan());
+            assert!(colour == IGNORED || place[0].hypot(place[1]) <= 1.0 + 1e-5, "{place:?}");
+        }
     }
 
     #[test]
