@@ -6,12 +6,10 @@ use serde_json::Value;
 
 /// The table of a result, or `None` for one of an unknown kind.
 pub fn of(result: &Value) -> Option<String> {
-    if result["captions"].is_array() {
-        return captions(result);
-    }
     match result["task"].as_str()? {
         "retrieval" => Some(retrieval(result)),
         "caption" => Some(caption(result)),
+        "describe" => descriptions(result),
         _ => None,
     }
 }
@@ -56,9 +54,9 @@ fn caption(result: &Value) -> String {
     table
 }
 
-fn captions(result: &Value) -> Option<String> {
+fn descriptions(result: &Value) -> Option<String> {
     let mut table = String::new();
-    for row in result["captions"].as_array()? {
+    for row in result["images"].as_array()? {
         let _ = writeln!(table, "{}: {}", row["image"].as_str()?, row["caption"].as_str()?);
     }
     Some(table)
@@ -77,9 +75,12 @@ mod tests {
         assert!(table.contains("chance R@1 0.2") && table.contains("re-ranked of the best 16"), "{table}");
         assert!(table.contains("46.6   80.0   90.0     44.4    1.0    2.0"), "{table}");
         let row = json!({"name": "pair, all objects", "score": 31.2, "control": 4.1, "objects": 1250});
-        let table = of(&json!({"task": "caption", "split": "test_unseen", "rows": [row]})).unwrap();
+        let table =
+            of(&json!({"task": "caption", "split": "test_unseen", "rows": [row], "captions": ["a red circle"]}))
+                .unwrap();
         assert!(table.contains("31.2       4.1      1250"), "{table}");
-        let table = of(&json!({"captions": [{"image": "a.png", "caption": "a red circle"}]})).unwrap();
+        let table =
+            of(&json!({"task": "describe", "images": [{"image": "a.png", "caption": "a red circle"}]})).unwrap();
         assert_eq!(table, "a.png: a red circle\n");
         assert_eq!(of(&json!({"task": "other"})), None);
     }

@@ -37,8 +37,8 @@ pub fn mpirun(ranks: usize) -> Option<Command> {
     if is_open_mpi() {
         command.arg("--oversubscribe");
     }
-    // Open MPI 5's own launcher refuses to run on the loopback interface while there are others, so it has no pin here.
-    for pin in ["OMPI_MCA_oob_tcp_if_include", "OMPI_MCA_btl_tcp_if_include", "PMIX_MCA_ptl_base_if_include"] {
+    // Open MPI 5 hands the first one on to PMIx, and complains when PMIx is told as well.
+    for pin in ["OMPI_MCA_oob_tcp_if_include", "OMPI_MCA_btl_tcp_if_include"] {
         command.env(pin, "lo");
     }
     for (name, value) in [

@@ -313,11 +313,11 @@ eval)
     both='{"image_to_text":{"r1":46.6,"r5":80,"r10":90},"text_to_image":{"r1":44.4,"r5":80,"r10":90}}'
     result='"itc":'$both',"itm":'$both',"rerank_k":16,"chance_r1":0.2'
   else
-    result='"rows":[{"name":"pair, all objects","score":31.2,"control":4.1,"objects":12}],"examples":[{"image_png_base64":"AAAA","truth":"a red circle","generated":"a red star"}]'
+    result='"rows":[{"name":"pair, all objects","score":31.2,"control":4.1,"objects":12}],"examples":[{"image_png_base64":"AAAA","truth":"a red circle","generated":"a red star"}],"captions":["a red star"]'
   fi
   echo '{"event":"message","text":"reading"}'
   echo '{"event":"result","result":{"schema_version":1,"task":"'$task'","split":"'$2'","scenes":500,'$result'}}' ;;
-caption) echo '{"event":"result","result":{"schema_version":1,"captions":[{"image":"a.png","caption":"a red circle"}]}}' ;;
+caption) echo '{"event":"result","result":{"schema_version":1,"task":"describe","images":[{"image":"a.png","caption":"a red circle"}]}}' ;;
 esac
 "#;
 
@@ -332,6 +332,9 @@ fn evaluations_print_a_table_or_the_result() {
     assert_eq!(bench.text("arguments-0").trim(), "eval retrieval some/run --split test_unseen --limit 9");
     let cores = std::thread::available_parallelism().unwrap();
     assert_eq!(bench.text("threads-0").trim(), format!("{cores} {cores}"));
+
+    let output = bench.blip2(&["eval", "caption", "some/run"]).output().unwrap();
+    assert!(stdout(&output).contains("pair, all objects") && stdout(&output).contains("31.2"), "{}", stdout(&output));
 
     let output = bench.blip2(&["eval", "caption", "some/run", "--stage", "generative", "--json"]).output().unwrap();
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -31,8 +31,9 @@ pub enum Event {
         /// Learning rate, where there is one.
         #[serde(skip_serializing_if = "Option::is_none")]
         lr: Option<f64>,
-        /// Images over all ranks and second.
-        images_per_s: f64,
+        /// Images over all ranks and second, where it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        images_per_s: Option<f64>,
     },
     /// A checkpoint stands.
     Checkpoint {

@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
             steps,
             losses: losses(names, &means),
             lr: Some(outcome.learning_rate),
-            images_per_s: images_per_s.unwrap_or(0.0),
+            images_per_s,
         });
         Ok(())
     }

@@ -119,7 +119,14 @@ fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), Tra
             announced = true;
         }
         let losses = losses(&["loss"], &[loss]);
-        events.send(&Event::Progress { name: name.into(), step, steps, losses, lr: None, images_per_s: samples_per_s });
+        events.send(&Event::Progress {
+            name: name.into(),
+            step,
+            steps,
+            losses,
+            lr: None,
+            images_per_s: Some(samples_per_s),
+        });
     };
     let report = match tower {
         Tower::ImageEncoder => pretrain_image_encoder(run, &mut progress)?,

@@ -4,105 +4,39 @@
 //! README: losses 1e-5 relative, gradients 1e-5 · max(1, max |g|).
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
 
-use std::path::{Path, PathBuf};
+mod reference;
 
 use cluster::Single;
-use configs::{AdamW, Overrides, RepresentationStage, Run, Stage};
+use configs::{AdamW, RepresentationStage, Run, Stage};
 use serde_json::Value;
-use tch::{Device, Tensor};
 use trainer::losses::itc::{Contrast, contrast};
 use trainer::losses::negatives;
 use trainer::model::Tensors;
-use trainer::model::eva_vit::EvaVit;
 use trainer::optimizer::adamw;
 use trainer::slices::SliceMap;
 use trainer::stage1::{Stage1, Text};
 use trainer::state::State;
 use trainer::step::{Draws, Slice, StepKey, representation_with};
-use trainer::weight_names::{joined_bias, lavis_to_hf};
 
-struct Fixture {
-    folder: PathBuf,
-}
-
-impl Fixture {
-    /// The fixture, or nothing and a loud line when it is absent.
-    fn open(name: &str) -> Option<Self> {
-        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let folder = std::env::var_os("BLIP2_FIXTURES").map_or(default, PathBuf::from).join(name);
-        if !folder.join("config.json").exists() {
-            eprintln!("SKIPPED: no fixture in {}; set BLIP2_FIXTURES to the folder that holds it", folder.display());
-            return None;
-        }
-        Some(Self { folder })
-    }
-
-    fn json(&self, file: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.folder.join(file)).unwrap()).unwrap()
-    }
-
-    fn tensors(&self, file: &str) -> Tensors {
-        Tensor::read_safetensors(self.folder.join(file)).unwrap().into_iter().collect()
-    }
-
-    /// A file of parameters or gradients, under public names.
-    fn public(&self, file: &str) -> Tensors {
-        let lavis = self.tensors(file);
-        let mut public = Tensors::default();
-        for (name, tensor) in lavis.iter() {
-            if let Some((joined, value)) = joined_bias(name) {
-                let value = lavis.get(&value).unwrap();
-                public.insert(joined, Tensor::cat(&[tensor, &tensor.zeros_like(), value], 0));
-            } else if let Some(name) = lavis_to_hf(name) {
-                public.insert(name, tensor.shallow_clone());
-            }
-        }
-        public
-    }
-}
+use reference::{Fixture, assert_gradients, assert_loss, assert_near, patches};
 
 /// The tiny preset with the fixture's sizes, in f32.
 fn run_of(config: &Value) -> Run {
-    let vision = &config["vision"];
     let qformer = &config["qformer"];
-    let pairs = [
-        ("model.image_encoder.dtype", "f32".to_owned()),
-        ("model.image_encoder.image_size", vision["image_size"].to_string()),
-        ("data.image_size", vision["image_size"].to_string()),
-        ("model.image_encoder.patch_size", vision["patch_size"].to_string()),
-        ("model.image_encoder.width", vision["embed_dim"].to_string()),
-        ("model.image_encoder.depth", vision["depth"].to_string()),
-        ("model.image_encoder.heads", vision["num_heads"].to_string()),
-        ("model.image_encoder.mlp_dim", vision["mlp_hidden"].to_string()),
-        ("model.qformer.dtype", "f32".to_owned()),
-        ("model.qformer.hidden_dim", qformer["hidden_size"].to_string()),
-        ("model.qformer.depth", qformer["num_hidden_layers"].to_string()),
-        ("model.qformer.heads", qformer["num_attention_heads"].to_string()),
-        ("model.qformer.mlp_dim", qformer["intermediate_size"].to_string()),
-        ("model.qformer.cross_attention_every", qformer["cross_attention_freq"].to_string()),
-        ("model.qformer.max_positions", qformer["max_position_embeddings"].to_string()),
-        ("model.qformer.vocab_size", qformer["vocab_size"].to_string()),
-        ("model.qformer.num_query_tokens", config["num_query_token"].to_string()),
-        ("model.qformer.projection_dim", config["embed_dim"].to_string()),
-        ("model.qformer.max_text_tokens", config["max_txt_len"].to_string()),
-        ("model.qformer.dropout", "0.0".to_owned()),
-        ("stages.representation.itm_start_step", "0".to_owned()),
-        ("stages.representation.hard_negatives_start_step", "0".to_owned()),
-    ];
-    let overrides = Overrides::new(pairs.map(|(key, value)| format!("{key}={value}")));
-    configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &overrides).unwrap()
+    reference::run_of(
+        config,
+        &[
+            ("model.qformer.max_positions", qformer["max_position_embeddings"].to_string()),
+            ("model.qformer.vocab_size", qformer["vocab_size"].to_string()),
+            ("model.qformer.projection_dim", config["embed_dim"].to_string()),
+            ("model.qformer.max_text_tokens", config["max_txt_len"].to_string()),
+        ],
+    )
 }
 
 fn stage_of(run: &Run) -> &RepresentationStage {
     let Stage::Representation(stage) = &run.stages[0] else { panic!("the first stage of tiny is representation") };
     stage
-}
-
-fn patches(run: &Run, weights: &Tensors, image: &Tensor) -> Tensor {
-    let encoder = &run.model.image_encoder;
-    let scope = weights.scope("vision_model");
-    let tower = EvaVit::new(&scope, encoder.sizes(), encoder.image_size(), run.model.attention).unwrap();
-    tch::no_grad(|| tower.forward(image))
 }
 
 fn text_of(io: &Tensors) -> Text {
@@ -119,36 +53,8 @@ fn draws_of(io: &Tensors) -> Draws {
     Draws { images: indices(io, "neg_image_idx_for_text"), texts: indices(io, "neg_text_idx_for_image") }
 }
 
-fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
-    assert_eq!(found.size(), expected.size(), "{what}");
-    let scale = expected.abs().max().double_value(&[]).max(1.0);
-    let difference = (found - expected).abs().max().double_value(&[]);
-    assert!(difference <= tolerance * scale, "{what}: differs by {difference:e}, allowed {:e}", tolerance * scale);
-}
-
-fn assert_loss(what: &str, found: f64, expected: &Value) {
-    let expected = expected.as_f64().unwrap();
-    assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{what}: found {found}, expected {expected}");
-}
-
-/// Compares every tensor of `expected` with the flat gradient; returns how many there were.
-fn assert_gradients(state: &State, gradient: &Tensor, expected: &Tensors) -> usize {
-    for (name, tensor) in expected.iter() {
-        let segment = state.segments.iter().find(|segment| segment.name == name);
-        let segment = segment.unwrap_or_else(|| panic!("{name} is not trained"));
-        let found = gradient.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
-        assert_near(name, &found, tensor, 1e-5);
-    }
-    expected.len()
-}
-
 fn state_of(run: &Run, weights: &Tensors, slices: usize) -> State {
-    let specs = Stage1::specs(&run.model).unwrap();
-    let mut state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), slices, Device::Cpu);
-    for spec in &specs {
-        assert!(state.set(&spec.name, weights.get(&spec.name).unwrap_or_else(|| panic!("{} is missing", spec.name))));
-    }
-    state
+    reference::state_of(&Stage1::specs(&run.model).unwrap(), weights, slices)
 }
 
 #[test]

@@ -21,10 +21,9 @@ pub fn variables() -> Vec<(&'static str, String)> {
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
         // A rank that waits gives its core to the threads that decode images.
         ("OMPI_MCA_mpi_yield_when_idle", "1"),
-        // All ranks are on this host. Open MPI 5's own launcher takes no such pin.
+        // All ranks are on this host. Open MPI 5 hands the first one on to PMIx, and complains when PMIx is told as well.
         ("OMPI_MCA_oob_tcp_if_include", "lo"),
         ("OMPI_MCA_btl_tcp_if_include", "lo"),
-        ("PMIX_MCA_ptl_base_if_include", "lo"),
     ]
     .map(|(name, value)| (name, value.to_owned()))
     .to_vec()

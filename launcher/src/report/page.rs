@@ -129,8 +129,8 @@ fn scenes(source: &SyntheticSource) -> String {
         (least, most) => format!("{least} to {most} objects each"),
     };
     format!(
-        "The data are {} generated scenes with {objects}, {}; every score is taken over {} scenes that training does not \
-         hold, half of the tables over scenes with a colour-shape pair that it never shows.",
+        "The data are {} generated scenes with {objects}, {}. Every score is taken over {} scenes that training does not \
+         hold; those of unseen pairs each show one combination of colour and shape that training never shows.",
         count(source.scenes),
         if source.patterns { "plain or patterned" } else { "all plain (the corpus can also draw patterned ones)" },
         count(source.test_scenes)

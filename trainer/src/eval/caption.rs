@@ -64,7 +64,7 @@ pub fn write(loaded: &Loaded, pixels: &Tensor, options: &Options, events: Events
             captions.extend(greedy.write(model, &prefix).iter().map(|ids| tokenizer.decode(ids).trim().to_owned()));
             let losses = serde_json::Map::new();
             let (name, step) = ("evaluate".to_owned(), step as u64 + 1);
-            events.send(&Event::Progress { name, step, steps, losses, lr: None, images_per_s: 0.0 });
+            events.send(&Event::Progress { name, step, steps, losses, lr: None, images_per_s: None });
         }
         Ok(captions)
     })
@@ -93,13 +93,15 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
         let (found, control) = (part(&found), part(&control));
         json!({ "name": name, "score": found.percent(), "control": control.percent(), "objects": found.all })
     };
-    let rows = [
+    let mut rows = vec![
         row("pair, all objects", &|hits| hits.seen.plus(hits.unseen)),
         row("pair, seen pairs", &|hits| hits.seen),
         row("pair, unseen pairs", &|hits| hits.unseen),
         row("colour", &|hits| hits.colour),
         row("shape", &|hits| hits.shape),
     ];
+    // Scenes of seen pairs have no object of an unseen one.
+    rows.retain(|row| row["objects"] != 0);
     let example = |i: usize| {
         let image = base64::engine::general_purpose::STANDARD.encode(&scenes.files[i]);
         json!({ "image_jpeg_base64": image, "truth": scenes.captions[i], "generated": captions[i] })

@@ -26,7 +26,7 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
         let text = batches::text(&tokens, tokens.longest(), Device::Cpu);
         let n = scenes.len() as i64;
         let k = CANDIDATES.min(n);
-        let steps = (n as u64).div_ceil(BATCH as u64) + (2 * n * k) as u64 / PAIRS as u64;
+        let steps = 2 * rerank_steps(n, k);
         let what = format!("scoring {n} images and captions");
         events.send(&Event::Phase { name: "evaluate".into(), what, steps });
         let patches = in_batches(n, |rows| loaded.towers.image_encoder.forward(&scenes.pixels.index_select(0, rows)));
@@ -50,6 +50,11 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
             },
         }))
     })
+}
+
+/// Batches of pairs that re-ranking one side takes.
+fn rerank_steps(n: i64, k: i64) -> u64 {
+    (n * k).unsigned_abs().div_ceil(PAIRS.unsigned_abs())
 }
 
 /// Applies `f` to the row numbers `0..n`, a batch at a time.
@@ -91,11 +96,11 @@ impl Judge<'_> {
             logits.push(self.stage1.match_logits(&seen, &self.text.rows(&texts)).select(1, 1));
             events.send(&Event::Progress {
                 name: "evaluate".into(),
-                step: logits.len() as u64 + if side == Side::Text { (n * k / PAIRS) as u64 } else { 0 },
-                steps: (2 * n * k / PAIRS) as u64,
+                step: logits.len() as u64 + if side == Side::Text { rerank_steps(n, k) } else { 0 },
+                steps: 2 * rerank_steps(n, k),
                 losses: serde_json::Map::new(),
                 lr: None,
-                images_per_s: 0.0,
+                images_per_s: None,
             });
         }
         let scores = Tensor::cat(&logits, 0).view([n, k]) + best;
