@@ -145,7 +145,7 @@ fn several_ranks_are_started_by_mpirun() {
     let bench = Bench::new(TRAINS);
     bench.script(
         "mpirun",
-        "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'mpirun (Open MPI) 5.0'; exit; }\necho \"$@\" >\"$HERE/mpirun-arguments\"\n\
+        "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'mpirun (Open MPI) 5.0'; exit; }\nprintf '%s\\n' \"$*\" >\"$HERE/mpirun-arguments\"\n\
          while [ \"${1##*/}\" != blip2-rank ]; do shift; done\nRANK=1 \"$@\" >/dev/null\nexec \"$@\"\n",
     );
     let output = bench.launch(&[]).output().unwrap();
