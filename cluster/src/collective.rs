@@ -4,10 +4,11 @@ use crate::{BufferMut, ClusterError};
 
 /// The ranks of one job, seen from one of them.
 ///
-/// Every rank makes the same calls in the same order. Implementations take turns inside, so a call may
-/// come from any thread.
+/// Every rank makes the same calls in the same order, with the same types and lengths; ranks that do not all get
+/// [`ClusterError::Mismatch`], which names both sides. Implementations take turns inside, so a call may come from any
+/// thread.
 pub trait Collective: Send + Sync {
-    /// The back end's name, for reports: `single` or `mpi`.
+    /// The back end's name, for reports: `single`, `threads` or `mpi`.
     fn name(&self) -> &'static str;
 
     /// This process, from 0.
@@ -42,6 +43,13 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// When the back end fails.
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<u8>, ClusterError>;
+
+    /// Sends `parts[r]` to every rank `r` and returns what each rank sent here, in rank order. `expected[r]` is the size of
+    /// what rank `r` sends here; sizes may all differ and may be 0.
+    ///
+    /// # Errors
+    /// When a rank expects another size than is sent, there is not one part per rank, or the back end fails.
+    fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError>;
 
     /// Ends every process of the job with `code`. Takes no lock: a panic hook may call it while another
     /// thread is inside a collective.

@@ -67,4 +67,31 @@ pub enum ClusterError {
         /// How many there are.
         world_size: usize,
     },
+    /// Ranks did not make the same call.
+    #[error(
+        "ranks disagree in their collective call {call}: {one}, but {other}; every rank must make the same calls in the \
+         same order"
+    )]
+    Mismatch {
+        /// Which call of this rank, from 1.
+        call: u64,
+        /// What one rank did.
+        one: String,
+        /// What another did.
+        other: String,
+    },
+    /// An all-to-all was given too few parts, or too many.
+    #[error("an all-to-all was given {found} parts or sizes; it needs one for each of the {world_size} ranks")]
+    Parts {
+        /// How many there were.
+        found: usize,
+        /// How many there must be.
+        world_size: usize,
+    },
+    /// A rank of the same process has gone, and the others cannot go on.
+    #[error("the job has ended: {reason}")]
+    Ended {
+        /// Which rank, and why.
+        reason: String,
+    },
 }

@@ -1,13 +1,15 @@
 //! Which rank am I, and how do ranks talk: topology and raw-buffer collectives.
 //!
-//! Knows nothing of tensors, configs or models. Back ends: [`Single`] for a world of one and [`Mpi`]
-//! for processes that an MPI launcher started; [`connect`] picks by [`Topology`].
+//! Knows nothing of tensors, configs or models. Back ends: [`Single`] for a world of one, [`Mpi`] for processes
+//! that an MPI launcher started, and [`Threads`] for checks inside one process; [`connect`] picks by [`Topology`].
 
 mod buffer;
+mod call;
 mod collective;
 mod error;
 mod mpi;
 mod single;
+mod threads;
 mod topology;
 
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ pub use error::ClusterError;
 pub use mpi::{Mpi, MpiPiece, ThreadLevel, piece_candidates};
 pub use nccl_rs as nccl;
 pub use single::Single;
+pub use threads::Threads;
 pub use topology::{Launcher, Topology};
 
 /// Joins the job that `topology` describes: [`Single`] for a world of one, else [`Mpi`] through the

@@ -6,14 +6,17 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use half::{bf16, f16};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::Serialize;
 
+use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts};
 use crate::{BufferMut, ClusterError, Collective};
 
 /// The interface of `cluster/mpi` that this file was written for.
-const ABI_VERSION: u32 = 1;
+const ABI_VERSION: u32 = 2;
 const PIECE: &str = "libblip2_mpi.so";
 /// More than `MPI_MAX_LIBRARY_VERSION_STRING` of any MPI seen (8192 in MPICH).
 const TEXT_BYTES: usize = 16 << 10;
@@ -55,6 +58,7 @@ struct Functions {
     all_reduce_sum: unsafe extern "C" fn(u32, *mut c_void, usize) -> i32,
     broadcast: unsafe extern "C" fn(*mut c_void, usize, u64) -> i32,
     all_gather: unsafe extern "C" fn(*const c_void, usize, *mut c_void) -> i32,
+    all_to_all: unsafe extern "C" fn(*const c_void, *const u64, *mut c_void, *const u64) -> i32,
     abort: unsafe extern "C" fn(i32),
     finalize: unsafe extern "C" fn() -> i32,
     library_version: unsafe extern "C" fn(*mut u8, usize) -> usize,
@@ -102,6 +106,7 @@ impl MpiPiece {
             all_reduce_sum: function(&library, path, "blip2_mpi_all_reduce_sum")?,
             broadcast: function(&library, path, "blip2_mpi_broadcast")?,
             all_gather: function(&library, path, "blip2_mpi_all_gather")?,
+            all_to_all: function(&library, path, "blip2_mpi_all_to_all")?,
             abort: function(&library, path, "blip2_mpi_abort")?,
             finalize: function(&library, path, "blip2_mpi_finalize")?,
             library_version: function(&library, path, "blip2_mpi_library_version")?,
@@ -128,6 +133,8 @@ pub struct Mpi {
     thread_level: ThreadLevel,
     rank: usize,
     world_size: usize,
+    /// Calls so far. Held throughout a call, so that what ranks agree on is what they do next.
+    calls: Mutex<u64>,
 }
 
 impl fmt::Debug for Mpi {
@@ -159,7 +166,7 @@ impl Mpi {
         let number = |value: u64| {
             usize::try_from(value).map_err(|_| failure("rank and size", format!("{value} does not fit this machine")))
         };
-        Ok(Self { functions, thread_level, rank: number(rank)?, world_size: number(size)? })
+        Ok(Self { functions, thread_level, rank: number(rank)?, world_size: number(size)?, calls: Mutex::new(0) })
     }
 
     /// How far MPI may be used from several threads.
@@ -182,36 +189,74 @@ impl Collective for Mpi {
     }
 
     fn barrier(&self) -> Result<(), ClusterError> {
+        let _turn = self.agreed(Call::plain(Operation::Barrier))?;
         // SAFETY: takes nothing; the piece checks that MPI is up.
         check(&self.functions, "barrier", unsafe { (self.functions.barrier)() })
     }
 
     fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
-        let (element_type, data, count): (u32, *mut c_void, usize) = match buffer {
-            BufferMut::F32(data) => (0, data.as_mut_ptr().cast(), data.len()),
-            BufferMut::F64(data) => (1, data.as_mut_ptr().cast(), data.len()),
-            BufferMut::U64(data) => (2, data.as_mut_ptr().cast(), data.len()),
-        };
-        // SAFETY: address, count and element type are those of one exclusively borrowed slice.
-        let code = unsafe { (self.functions.all_reduce_sum)(element_type, data, count) };
-        check(&self.functions, "all-reduce", code)
+        let _turn = self.agreed(Call {
+            operation: Operation::AllReduce,
+            element: buffer.element(),
+            count: buffer.len() as u64,
+            root: 0,
+        })?;
+        match buffer {
+            BufferMut::F32(data) => self.sum(0, data),
+            BufferMut::F64(data) => self.sum(1, data),
+            BufferMut::U64(data) => self.sum(2, data),
+            // MPI has no half types: sums are made in f32.
+            BufferMut::Bf16(data) => self.sum_wide(data, bf16::to_f32, bf16::from_f32),
+            BufferMut::F16(data) => self.sum_wide(data, f16::to_f32, f16::from_f32),
+        }
     }
 
     fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<(), ClusterError> {
         if root >= self.world_size {
             return Err(ClusterError::NoSuchRank { rank: root, world_size: self.world_size });
         }
+        let _turn = self.agreed(Call { root: root as u64, ..Call::bytes(Operation::Broadcast, bytes.len()) })?;
         // SAFETY: address and size are those of one exclusively borrowed slice.
         let code = unsafe { (self.functions.broadcast)(bytes.as_mut_ptr().cast(), bytes.len(), root as u64) };
         check(&self.functions, "broadcast", code)
     }
 
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<u8>, ClusterError> {
-        let mut all = vec![0; mine.len() * self.world_size];
-        // SAFETY: `mine` is a slice, `all` has that size times the number of ranks, and they are apart.
-        let code = unsafe { (self.functions.all_gather)(mine.as_ptr().cast(), mine.len(), all.as_mut_ptr().cast()) };
-        check(&self.functions, "all-gather", code)?;
-        Ok(all)
+        let _turn = self.agreed(Call::bytes(Operation::AllGather, mine.len()))?;
+        self.gather(mine)
+    }
+
+    fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError> {
+        check_parts(parts, expected, self.world_size)?;
+        let turn = self.agreed(Call::plain(Operation::AllToAll))?;
+        let send_sizes: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
+        let receive_sizes: Vec<u64> = expected.iter().map(|size| *size as u64).collect();
+        let own: Vec<u8> = send_sizes.iter().chain(&receive_sizes).flat_map(|size| size.to_le_bytes()).collect();
+        let numbers = |bytes: &[u8]| {
+            let numbers = bytes.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok());
+            numbers.map(u64::from_le_bytes).collect()
+        };
+        let all: Vec<Vec<u64>> = self.gather(&own)?.chunks_exact(own.len()).map(numbers).collect();
+        agree_on_sizes(*turn, &all)?;
+        let sent = parts.concat();
+        let mut received = vec![0_u8; expected.iter().sum()];
+        // SAFETY: one size per rank on either side, and buffers as long as the sizes' sums; all of them are apart.
+        let code = unsafe {
+            (self.functions.all_to_all)(
+                sent.as_ptr().cast(),
+                send_sizes.as_ptr(),
+                received.as_mut_ptr().cast(),
+                receive_sizes.as_ptr(),
+            )
+        };
+        check(&self.functions, "all-to-all", code)?;
+        let mut rest = &received[..];
+        let part = |size: &usize| {
+            let (own, others) = rest.split_at(*size);
+            rest = others;
+            own.to_vec()
+        };
+        Ok(expected.iter().map(part).collect())
     }
 
     fn abort(&self, code: i32) -> ! {
@@ -221,8 +266,46 @@ impl Collective for Mpi {
     }
 
     fn finish(&self) -> Result<(), ClusterError> {
+        let _turn = self.agreed(Call::plain(Operation::Finish))?;
         // SAFETY: takes nothing; the piece refuses a second call.
         check(&self.functions, "finalize", unsafe { (self.functions.finalize)() })
+    }
+}
+
+impl Mpi {
+    /// Tells the other ranks what this one is about to do, and takes the turn for it when all are about to do the same.
+    fn agreed(&self, call: Call) -> Result<MutexGuard<'_, u64>, ClusterError> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls += 1;
+        let read = |bytes: &[u8]| {
+            let reason = || failure("agreement", format!("a rank sent {bytes:?}, which names no call"));
+            Call::from_bytes(bytes).ok_or_else(reason)
+        };
+        let all = self.gather(&call.to_bytes())?.chunks_exact(Call::BYTES).map(read).collect::<Result<Vec<_>, _>>()?;
+        agree(*calls, &all)?;
+        Ok(calls)
+    }
+
+    fn gather(&self, mine: &[u8]) -> Result<Vec<u8>, ClusterError> {
+        let mut all = vec![0; mine.len() * self.world_size];
+        // SAFETY: `mine` is a slice, `all` has that size times the number of ranks, and they are apart.
+        let code = unsafe { (self.functions.all_gather)(mine.as_ptr().cast(), mine.len(), all.as_mut_ptr().cast()) };
+        check(&self.functions, "all-gather", code)?;
+        Ok(all)
+    }
+
+    /// `element_type` must be the piece's number for `T`.
+    fn sum<T>(&self, element_type: u32, data: &mut [T]) -> Result<(), ClusterError> {
+        // SAFETY: address and count are those of one exclusively borrowed slice, whose type the caller names.
+        let code = unsafe { (self.functions.all_reduce_sum)(element_type, data.as_mut_ptr().cast(), data.len()) };
+        check(&self.functions, "all-reduce", code)
+    }
+
+    fn sum_wide<T: Copy>(&self, data: &mut [T], widen: fn(T) -> f32, narrow: fn(f32) -> T) -> Result<(), ClusterError> {
+        let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
+        self.sum(0, &mut wide)?;
+        data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
+        Ok(())
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cluster::nccl::{self, Nccl};
-use cluster::{BufferMut, ClusterError, Collective, Mpi, MpiPiece, Single, Topology};
+use cluster::{BufferMut, ClusterError, Collective, Mpi, MpiPiece, Single, Threads, Topology};
+use half::{bf16, f16};
 use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::{ranks, skip::skip};
 
@@ -19,6 +20,7 @@ fn conformance(ranks: &dyn Collective) {
     ranks.barrier().unwrap();
     sums(ranks);
     broadcasts(ranks);
+    parts_for_every_rank(ranks);
 
     let gathered = ranks.all_gather(&[rank as u8, 7]).unwrap();
     let expected: Vec<u8> = (0..size).flat_map(|rank| [rank as u8, 7]).collect();
@@ -27,15 +29,22 @@ fn conformance(ranks: &dyn Collective) {
 
     let error = ranks.broadcast(&mut [0], size).unwrap_err();
     assert!(matches!(error, ClusterError::NoSuchRank { .. }), "{error}");
+    many_small_calls(ranks);
+    if size > 1 {
+        disagreements(ranks);
+    }
     ranks.barrier().unwrap();
 }
+
+/// Elements that are more than the MPI piece sends at once as f32, and that no number of ranks divides.
+const MANY: usize = (9 << 20) + 5;
 
 fn sums(ranks: &dyn Collective) {
     let (rank, size) = (ranks.rank() as u64, ranks.world_size() as u64);
     let total = size * (size + 1) / 2;
-    // 36 MiB: more than the MPI piece sends at once. Small whole numbers, so that every order of additions is exact.
-    let count = 9 << 20;
-    let mut singles: Vec<f32> = (0..count).map(|index| (rank + 1) as f32 * (index % 5) as f32).collect();
+    // Small whole numbers, so that every order of additions is exact.
+    let many = if size > 4 { MANY / 16 } else { MANY };
+    let mut singles: Vec<f32> = (0..many).map(|index| (rank + 1) as f32 * (index % 5) as f32).collect();
     ranks.all_reduce_sum(BufferMut::F32(&mut singles)).unwrap();
     assert!(singles.iter().enumerate().all(|(index, &sum)| sum == total as f32 * (index % 5) as f32));
 
@@ -44,17 +53,98 @@ fn sums(ranks: &dyn Collective) {
     assert_eq!(doubles, [0.5 * total as f64, -(size as f64)]);
 
     // Above 2^53, where a sum through doubles would lose the last bits.
-    let mut counts = [(1 << 60) + rank + 1, 0];
+    let mut counts = [(1 << 58) + rank + 1, 0];
     ranks.all_reduce_sum(BufferMut::U64(&mut counts)).unwrap();
-    assert_eq!(counts, [size * (1 << 60) + total, 0]);
+    assert_eq!(counts, [size * (1 << 58) + total, 0]);
+
+    // 1 + 2^-7 is the next bf16 after 1: sums rounded at every rank would lose it, one rounding of the whole keeps it.
+    let one_and_a_bit = bf16::from_f32(1.0 + 1.0 / 128.0);
+    let mut brains = vec![one_and_a_bit; 7];
+    ranks.all_reduce_sum(BufferMut::Bf16(&mut brains)).unwrap();
+    assert!(brains.iter().all(|sum| *sum == bf16::from_f32(one_and_a_bit.to_f32() * size as f32)), "{brains:?}");
+    let mut halves = vec![f16::from_f32(0.1); 3];
+    ranks.all_reduce_sum(BufferMut::F16(&mut halves)).unwrap();
+    let sum = (0..size).fold(0.0, |sum, _| sum + f16::from_f32(0.1).to_f32());
+    assert!(halves.iter().all(|found| *found == f16::from_f32(sum)), "{halves:?}");
+
     ranks.all_reduce_sum(BufferMut::F32(&mut [])).unwrap();
+    ranks.all_reduce_sum(BufferMut::F64(&mut [])).unwrap();
+    ranks.all_reduce_sum(BufferMut::U64(&mut [])).unwrap();
+    ranks.all_reduce_sum(BufferMut::Bf16(&mut [])).unwrap();
+    ranks.all_reduce_sum(BufferMut::F16(&mut [])).unwrap();
+}
+
+fn parts_for_every_rank(ranks: &dyn Collective) {
+    let (rank, size) = (ranks.rank(), ranks.world_size());
+    // From rank a to rank b: nothing where the numbers say so, and more than the MPI piece sends at once from 0 to the last.
+    let len = |from: usize, to: usize| match (from, to) {
+        (0, to) if to == size - 1 => {
+            if size > 4 {
+                100_000
+            } else {
+                40 << 20
+            }
+        }
+        _ => (from * 7 + to * 3) % 5 * (to + 1),
+    };
+    let fill =
+        |from: usize, to: usize| -> Vec<u8> { (0..len(from, to)).map(|i| (i * 31 + from * 5 + to) as u8).collect() };
+    let parts: Vec<Vec<u8>> = (0..size).map(|to| fill(rank, to)).collect();
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    let expected: Vec<usize> = (0..size).map(|from| len(from, rank)).collect();
+    let received = ranks.all_to_all(&parts, &expected).unwrap();
+    assert_eq!(received.len(), size);
+    for (from, part) in received.iter().enumerate() {
+        assert!(*part == fill(from, rank), "from rank {from} to rank {rank}");
+    }
+    let nothing: Vec<&[u8]> = vec![&[]; size];
+    assert!(ranks.all_to_all(&nothing, &vec![0; size]).unwrap().iter().all(Vec::is_empty));
+    let error = ranks.all_to_all(&nothing, &vec![0; size + 1]).unwrap_err();
+    assert!(matches!(error, ClusterError::Parts { found, .. } if found == size + 1), "{error}");
+}
+
+fn many_small_calls(ranks: &dyn Collective) {
+    // Ranks that share two cores wait for one another at every call.
+    let calls = if ranks.world_size() > 4 { 1_000 } else { 10_000 };
+    let size = ranks.world_size() as u64;
+    for call in 0..calls {
+        let mut sum = [call, ranks.rank() as u64];
+        ranks.all_reduce_sum(BufferMut::U64(&mut sum)).unwrap();
+        assert_eq!(sum, [size * call, size * (size - 1) / 2]);
+    }
+}
+
+/// Every rank learns that ranks disagree, and who; the job can go on.
+fn disagreements(ranks: &dyn Collective) {
+    let (rank, size) = (ranks.rank(), ranks.world_size());
+    let last = rank == size - 1;
+    let sides = |error: ClusterError, parts: [&str; 2]| {
+        let text = error.to_string();
+        assert!(matches!(error, ClusterError::Mismatch { .. }), "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    };
+    let lengths = ranks.all_reduce_sum(BufferMut::F32(&mut vec![1.0; if last { 3 } else { 2 }])).unwrap_err();
+    sides(lengths, ["rank 0 made an all-reduce of 2 f32", &format!("rank {} made an all-reduce of 3 f32", size - 1)]);
+    let types = match last {
+        true => ranks.all_reduce_sum(BufferMut::F64(&mut [1.0, 2.0])),
+        false => ranks.all_reduce_sum(BufferMut::U64(&mut [1, 2])),
+    };
+    sides(types.unwrap_err(), ["2 u64", "2 f64"]);
+    let operations = if last { ranks.barrier() } else { ranks.all_gather(&[1]).map(|_| ()) };
+    sides(operations.unwrap_err(), ["an all-gather of 1 bytes", "a barrier"]);
+    let roots = ranks.broadcast(&mut [0], usize::from(last)).unwrap_err();
+    sides(roots, ["from rank 0", "from rank 1"]);
+    let expected: Vec<usize> = (0..size).map(|from| if last && from == 0 { 2 } else { 1 }).collect();
+    let sizes = ranks.all_to_all(&vec![&[1_u8][..]; size], &expected).unwrap_err();
+    let receiver = format!("rank {} expects 2 bytes", size - 1);
+    sides(sizes, [&format!("rank 0 sends 1 bytes to rank {}", size - 1), &receiver]);
 }
 
 fn broadcasts(ranks: &dyn Collective) {
     let root = ranks.world_size() - 1;
     let pattern = |index: usize| (index % 251) as u8;
     // 33 MiB: more than the MPI piece sends at once.
-    let mut bytes: Vec<u8> = vec![0; 33 << 20];
+    let mut bytes: Vec<u8> = vec![0; if ranks.world_size() > 4 { 1 << 20 } else { 33 << 20 }];
     if ranks.rank() == root {
         bytes = (0..bytes.len()).map(pattern).collect();
     }
@@ -73,12 +163,30 @@ fn single_conforms() {
 }
 
 #[test]
-fn mpi_conforms_on_1_2_and_3_ranks() {
-    const TEST: &str = "mpi_conforms_on_1_2_and_3_ranks";
+fn threads_conform_on_1_to_16_ranks() {
+    for size in [1, 2, 3, 5, 16] {
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = Threads::world(size)
+                .into_iter()
+                .map(|rank| {
+                    scope.spawn(move || {
+                        conformance(&rank);
+                        rank.finish().unwrap();
+                    })
+                })
+                .collect();
+            ranks.into_iter().for_each(|rank| rank.join().unwrap());
+        });
+    }
+}
+
+#[test]
+fn mpi_conforms_on_1_2_3_and_4_ranks() {
+    const TEST: &str = "mpi_conforms_on_1_2_3_and_4_ranks";
     if env::var_os("BLIP2_TEST_RANK").is_some() {
         return rank_of_the_mpi_test();
     }
-    for size in [1, 2, 3] {
+    for size in [1, 2, 3, 4] {
         let Some(mut command) = ranks::mpirun(size) else { return skip(TEST, "no mpirun") };
         command.arg(env::current_exe().unwrap()).args(["--exact", TEST, "--nocapture", "--test-threads=1"]);
         command.env("BLIP2_TEST_RANK", "1");

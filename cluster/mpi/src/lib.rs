@@ -22,7 +22,7 @@ use std::slice;
 use world::ELEMENT_TYPES;
 
 /// Changes when a function's meaning or signature does; `cluster::mpi` refuses another number.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
@@ -119,6 +119,38 @@ pub unsafe extern "C" fn blip2_mpi_all_gather(mine: *const c_void, size: usize, 
         // SAFETY: the caller promises this many writable bytes, apart from `mine`.
         let gathered = unsafe { elements::<u8>(all, whole) };
         world::all_gather(own, gathered)
+    })
+}
+
+/// Sends a part of `send` to every process and receives a part from each: parts lie one after the other in rank order,
+/// and `send_sizes` and `receive_sizes` hold their bytes.
+///
+/// # Safety
+/// `send_sizes` and `receive_sizes` point to one readable `u64` per process; `send` and `receive` point to as many
+/// readable and writable bytes as those sum up to, apart from one another.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blip2_mpi_all_to_all(
+    send: *const c_void,
+    send_sizes: *const u64,
+    receive: *mut c_void,
+    receive_sizes: *const u64,
+) -> i32 {
+    guarded(|| {
+        let (_, world_size) = world::rank_and_size()?;
+        let count = usize::try_from(world_size).map_err(|_| format!("{world_size} processes"))?;
+        // SAFETY: the caller promises one readable number per process; the cast only drops the write permission below.
+        let send_sizes: &[u64] = unsafe { elements::<u64>(send_sizes.cast_mut().cast(), count) };
+        // SAFETY: as above.
+        let receive_sizes: &[u64] = unsafe { elements::<u64>(receive_sizes.cast_mut().cast(), count) };
+        let whole = |sizes: &[u64]| {
+            let sum = sizes.iter().try_fold(0_u64, |sum, size| sum.checked_add(*size));
+            sum.and_then(|sum| usize::try_from(sum).ok()).ok_or("the parts of an all-to-all do not fit into memory")
+        };
+        // SAFETY: the caller promises this many readable bytes.
+        let sent: &[u8] = unsafe { elements::<u8>(send.cast_mut(), whole(send_sizes)?) };
+        // SAFETY: the caller promises this many writable bytes, apart from `send`.
+        let received = unsafe { elements::<u8>(receive, whole(receive_sizes)?) };
+        world::all_to_all(sent, send_sizes, received, receive_sizes)
     })
 }
 

@@ -3,13 +3,15 @@
 //! MPI counts are C ints and rsmpi has no `MPI_IN_PLACE`, so large buffers go in chunks through a
 //! second one.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mpi::Threading;
 use mpi::collective::SystemOperation;
+use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
+use mpi::{Count, Threading};
 
 /// The numbers that name element types at the boundary.
 pub(crate) const ELEMENT_TYPES: &str = "0 (f32), 1 (f64) or 2 (u64)";
@@ -103,6 +105,72 @@ pub(crate) fn all_gather(mine: &[u8], all: &mut [u8]) -> Result<(), String> {
         }
         Ok(())
     })
+}
+
+/// Sends a part of `sent` to every process and receives one from each; parts lie in rank order.
+///
+/// Large parts go in rounds of at most [`CHUNK_BYTES`] to and from all processes together.
+pub(crate) fn all_to_all(
+    sent: &[u8],
+    send_sizes: &[u64],
+    received: &mut [u8],
+    receive_sizes: &[u64],
+) -> Result<(), String> {
+    with_world(|world| {
+        let round_bytes = (CHUNK_BYTES / send_sizes.len().max(1)).max(1);
+        let largest = send_sizes.iter().chain(receive_sizes).max().copied().unwrap_or(0);
+        let (own, mut rounds) = ([largest.div_ceil(round_bytes as u64)], [0_u64]);
+        world.all_reduce_into(&own[..], &mut rounds[..], SystemOperation::max());
+        let (send_parts, receive_parts) = (parts(send_sizes)?, parts(receive_sizes)?);
+        let (mut out, mut back) = (Vec::new(), Vec::new());
+        for round in 0..usize::try_from(rounds[0]).map_err(|_| "too many rounds in an all-to-all")? {
+            let of_round = |part: &Range<usize>| {
+                let start = (part.start + round * round_bytes).min(part.end);
+                start..(start + round_bytes).min(part.end)
+            };
+            let sending: Vec<Range<usize>> = send_parts.iter().map(of_round).collect();
+            let receiving: Vec<Range<usize>> = receive_parts.iter().map(of_round).collect();
+            out.clear();
+            sending.iter().for_each(|part| out.extend_from_slice(&sent[part.clone()]));
+            back.clear();
+            back.resize(receiving.iter().map(Range::len).sum(), 0_u8);
+            let (send_counts, receive_counts) = (counts(&sending)?, counts(&receiving)?);
+            let source = Partition::new(&out[..], &send_counts[..], starts(&send_counts));
+            let mut target = PartitionMut::new(&mut back[..], &receive_counts[..], starts(&receive_counts));
+            world.all_to_all_varcount_into(&source, &mut target);
+            let mut rest = &back[..];
+            for part in receiving {
+                let (own, others) = rest.split_at(part.len());
+                received[part].copy_from_slice(own);
+                rest = others;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Where parts of these sizes lie, one after the other.
+fn parts(sizes: &[u64]) -> Result<Vec<Range<usize>>, String> {
+    let mut end = 0;
+    let part = |size: &u64| {
+        let start = end;
+        end += usize::try_from(*size).map_err(|_| format!("a part of {size} bytes does not fit into memory"))?;
+        Ok(start..end)
+    };
+    sizes.iter().map(part).collect()
+}
+
+fn counts(parts: &[Range<usize>]) -> Result<Vec<Count>, String> {
+    let count = |part: &Range<usize>| Count::try_from(part.len()).map_err(|_| format!("{} bytes at once", part.len()));
+    parts.iter().map(count).collect()
+}
+
+fn starts(counts: &[Count]) -> Vec<Count> {
+    let start = |end: &mut Count, count: &Count| {
+        *end += count;
+        Some(*end - count)
+    };
+    counts.iter().scan(0, start).collect()
 }
 
 /// Ends the whole job. Only this process when MPI is not up.
