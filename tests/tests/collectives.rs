@@ -99,6 +99,14 @@ fn parts_for_every_rank(ranks: &dyn Collective) {
     }
     let nothing: Vec<&[u8]> = vec![&[]; size];
     assert!(ranks.all_to_all(&nothing, &vec![0; size]).unwrap().iter().all(Vec::is_empty));
+    // Rank 0 has nothing to send, then nothing to receive.
+    let one: Vec<&[u8]> = vec![&[7]; size];
+    let from_others: Vec<usize> = (0..size).map(|from| usize::from(from > 0)).collect();
+    let received = ranks.all_to_all(if rank == 0 { &nothing } else { &one }, &from_others).unwrap();
+    assert!(received.iter().enumerate().all(|(from, part)| part.len() == usize::from(from > 0)));
+    let to_others: Vec<&[u8]> = (0..size).map(|to| if to > 0 { &[7][..] } else { &[] }).collect();
+    let received = ranks.all_to_all(&to_others, &vec![usize::from(rank > 0); size]).unwrap();
+    assert!(received.iter().all(|part| part.len() == usize::from(rank > 0)));
     let error = ranks.all_to_all(&nothing, &vec![0; size + 1]).unwrap_err();
     assert!(matches!(error, ClusterError::Parts { found, .. } if found == size + 1), "{error}");
 }

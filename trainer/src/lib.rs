@@ -18,6 +18,7 @@ pub mod eval;
 pub mod events;
 pub mod frozen;
 pub mod generate;
+pub mod generator;
 pub mod libraries;
 pub mod losses;
 pub mod metrics;

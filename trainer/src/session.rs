@@ -1,6 +1,7 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use cluster::Collective;
@@ -12,6 +13,7 @@ use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retenti
 use crate::events::{Event, Events, losses};
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
+use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
 
@@ -112,11 +114,12 @@ impl<'a> Session<'a> {
         &mut self,
         position: &StagePosition<'_>,
         specs: &[Spec],
+        own_chunks: Range<usize>,
         device: Device,
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let start = Tensors::random(specs, seed, device);
-        let mut state = State::new(specs, &start, position.stage.slices(), device);
+        let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, device);
         if let Some(writer) = &mut self.writer {
             writer.last_commit = Instant::now();
         }
@@ -159,7 +162,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let means = outcome.losses.means(outcome.slices)?;
-        let grad_norm = outcome.grad_norm.double_value(&[]);
+        let grad_norm = outcome.grad_norm;
         let total = means.last().copied().unwrap_or(f64::NAN);
         if !(total.is_finite() && grad_norm.is_finite()) {
             return Err(TrainerError::NotFinite { what: "the loss or the gradient" });
@@ -190,19 +193,29 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Commits a checkpoint when one is due, and always at the end of a stage.
+    /// Commits a checkpoint when one is due, and always at the end of a stage. Every rank takes part: rank 0 decides, and
+    /// the others send it their part of the training state.
     ///
     /// # Errors
     /// When it cannot be written, or another launch has taken over the run.
-    pub fn checkpoint_if_due(&mut self, at: &StagePosition<'_>, state: &State) -> Result<(), TrainerError> {
+    pub fn checkpoint_if_due(
+        &mut self,
+        at: &StagePosition<'_>,
+        state: &State,
+        slices: &SliceMap<'_>,
+    ) -> Result<(), TrainerError> {
         let settings = &self.run.checkpoint;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
         let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
-        let by_time = settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
-        if !(by_steps || by_time || at.step == at.stage.steps()) {
+        let by_time =
+            |writer: &Writer| settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
+        let mut due = [u8::from(by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time))];
+        self.ranks.broadcast(&mut due, 0)?;
+        if due == [0] {
             return Ok(());
         }
-        let snapshot = snapshot(self.run, at, state, &self.frozen)?;
+        let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
+        let (Some(writer), [Some(exp_avg), Some(exp_avg_sq)]) = (&mut self.writer, moments) else { return Ok(()) };
+        let snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], &self.frozen)?;
         let committed = writer.lease.commit(&snapshot)?;
         let retention = Retention { keep_last: settings.keep_last, keep_every_steps: settings.keep_every_steps };
         writer.lease.retain(retention)?;
@@ -218,9 +231,9 @@ pub struct Outcome<'a> {
     /// The losses.
     pub losses: &'a Losses,
     /// The slices that they are means over.
-    pub slices: &'a crate::slices::SliceMap<'a>,
-    /// Norm of the mean gradient, a scalar.
-    pub grad_norm: Tensor,
+    pub slices: &'a SliceMap<'a>,
+    /// Norm of the mean gradient.
+    pub grad_norm: f64,
     /// The learning rate of the update.
     pub learning_rate: f64,
     /// Anything else by name.
@@ -323,6 +336,7 @@ fn snapshot(
     run: &Run,
     at: &StagePosition<'_>,
     state: &State,
+    [exp_avg, exp_avg_sq]: [&Tensor; 2],
     frozen: &BTreeMap<String, String>,
 ) -> Result<Snapshot, TrainerError> {
     let axes = |shape: &[i64]| shape.iter().map(|axis| *axis as usize).collect::<Vec<_>>();
@@ -343,8 +357,8 @@ fn snapshot(
         samples_seen: at.step * at.stage.global_batch() as u64,
         adamw_count: state.updates,
         trainable: state.segments.iter().map(array).collect::<Result<_, TrainerError>>()?,
-        exp_avg: values_of(&state.exp_avg)?,
-        exp_avg_sq: values_of(&state.exp_avg_sq)?,
+        exp_avg: values_of(exp_avg)?,
+        exp_avg_sq: values_of(exp_avg_sq)?,
         segments: state.segments.iter().map(segment).collect(),
         frozen: frozen.clone(),
         facts: BTreeMap::from([("program_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
@@ -367,8 +381,8 @@ fn restore(state: &mut State, found: &Found) -> Result<(), TrainerError> {
         }
     }
     let device = state.weights.device();
-    state.exp_avg = Tensor::from_slice(exp_avg).to_device(device);
-    state.exp_avg_sq = Tensor::from_slice(exp_avg_sq).to_device(device);
+    let own = |moment: &[f32]| state.own_part(&Tensor::from_slice(moment)).copy().to_device(device);
+    (state.exp_avg, state.exp_avg_sq) = (own(exp_avg), own(exp_avg_sq));
     state.updates = *adamw_count;
     Ok(())
 }

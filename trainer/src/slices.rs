@@ -5,24 +5,29 @@
 
 use std::ops::Range;
 
-use cluster::Collective;
-use tch::Tensor;
+use cluster::{BufferMut, Collective};
+use configs::Reduction;
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 
-/// Elements of a flat tensor that are exchanged at once: bounds the memory of a sum.
+/// Elements of a flat space that ranks exchange at once: bounds the memory of a sum.
 const BLOCK: i64 = 1 << 22;
 
 /// The slices of a stage and the ranks that share them.
+///
+/// The flat space of trained parameters is cut into as many chunks as there are slices; a rank updates the chunks with
+/// the numbers of its slices ([`SliceMap::chunks`]).
 pub struct SliceMap<'a> {
     ranks: &'a dyn Collective,
     slices: usize,
+    reduction: Reduction,
 }
 
 impl<'a> SliceMap<'a> {
     /// # Errors
     /// When there are more ranks than slices.
-    pub fn new(ranks: &'a dyn Collective, slices: usize) -> Result<Self, TrainerError> {
+    pub fn new(ranks: &'a dyn Collective, slices: usize, reduction: Reduction) -> Result<Self, TrainerError> {
         if ranks.world_size() > slices {
             return Err(TrainerError::Unsupported {
                 found: format!("{} ranks for {slices} slices", ranks.world_size()),
@@ -31,7 +36,7 @@ impl<'a> SliceMap<'a> {
                 ),
             });
         }
-        Ok(Self { ranks, slices })
+        Ok(Self { ranks, slices, reduction })
     }
 
     /// All slices.
@@ -49,8 +54,26 @@ impl<'a> SliceMap<'a> {
         self.of(self.ranks.rank())
     }
 
+    /// The chunks that this rank updates: those of its slices, or all where the library's all-reduce gives every rank the
+    /// whole sum.
+    pub fn chunks(&self) -> Range<usize> {
+        match self.reduction {
+            Reduction::Exact => self.own(),
+            Reduction::AllReduce => 0..self.slices,
+        }
+    }
+
+    /// Slices of the rank that has most of them.
+    pub fn rounds(&self) -> usize {
+        self.all_ranks().map(|rank| self.of(rank).len()).max().unwrap_or(0)
+    }
+
     fn of(&self, rank: usize) -> Range<usize> {
         owned(rank, self.ranks.world_size(), self.slices)
+    }
+
+    fn all_ranks(&self) -> Range<usize> {
+        0..self.ranks.world_size()
     }
 
     /// One tensor per slice of this rank in, one per slice of the global batch out, in slice order.
@@ -61,58 +84,271 @@ impl<'a> SliceMap<'a> {
     /// # Errors
     /// When ranks cannot talk.
     pub fn gather(&self, own: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
-        let shared: Vec<Tensor> = own.iter().map(Tensor::shallow_clone).collect();
-        self.exchange(shared, |rank| self.of(rank).len())
+        if self.ranks.world_size() == 1 {
+            return Ok(own.iter().map(Tensor::shallow_clone).collect());
+        }
+        let like = Like::of(&own[0]);
+        let most = self.rounds();
+        let mut sent = Vec::with_capacity(most * like.bytes);
+        own.iter().for_each(|tensor| append(&mut sent, tensor));
+        sent.resize(most * like.bytes, 0);
+        let received = self.ranks.all_gather(&sent)?;
+        let of_rank = |rank: usize| {
+            let bytes = &received[rank * sent.len()..(rank + 1) * sent.len()];
+            (0..self.of(rank).len())
+                .map(|i| like.read(&bytes[i * like.bytes..(i + 1) * like.bytes]))
+                .collect::<Vec<_>>()
+        };
+        Ok(self.all_ranks().flat_map(of_rank).collect())
     }
 
-    /// The sum over all slices of one flat tensor per slice, along one fixed binary tree.
+    /// The rows of the global batch that the `round`-th slice of this rank wants, in that order; none when this rank has
+    /// no such slice. Every rank calls it for every round, and only rows that are wanted travel.
+    ///
+    /// # Shapes
+    /// `own`: `[b, …]` for each own slice; `wanted`: rows for each slice of the global batch; result: `[n, …]`.
     ///
     /// # Errors
     /// When ranks cannot talk.
-    pub fn sum(&self, own: Vec<Tensor>) -> Result<Tensor, TrainerError> {
-        let first = self.own().start;
-        let leaf = |start: usize, len: usize| (len == 1).then(|| own[start - first].shallow_clone());
-        let partials: Vec<Tensor> =
-            subtrees(0, self.slices, &self.own()).iter().map(|&(start, len)| sum_tree(start, len, &leaf)).collect();
-        if self.ranks.world_size() == 1 {
-            return Ok(partials.into_iter().next().expect("invariant: one rank owns the whole tree"));
-        }
-        let nodes: Vec<Vec<(usize, usize)>> =
-            (0..self.ranks.world_size()).map(|rank| subtrees(0, self.slices, &self.of(rank))).collect();
-        let total = partials[0].size()[0];
-        let mut blocks = Vec::new();
-        for from in (0..total).step_by(BLOCK as usize) {
-            let len = BLOCK.min(total - from);
-            let part = partials.iter().map(|partial| partial.narrow(0, from, len)).collect();
-            let gathered = self.exchange(part, |rank| nodes[rank].len())?;
-            let all: Vec<(usize, usize)> = nodes.concat();
-            let known = |start: usize, len: usize| {
-                all.iter().position(|node| *node == (start, len)).map(|place| gathered[place].shallow_clone())
+    pub fn fetch(&self, own: &[Tensor], wanted: &[Vec<i64>], round: usize) -> Result<Option<Tensor>, TrainerError> {
+        let per_slice = own[0].size()[0];
+        let (me, first) = (self.ranks.rank(), self.own().start);
+        let local = |row: i64| own[(row / per_slice) as usize - first].get(row % per_slice);
+        let holder = |row: i64| owner((row / per_slice) as usize, self.ranks.world_size(), self.slices);
+        let wanted_by = |rank: usize| {
+            let slice = self.of(rank).nth(round);
+            slice.map_or(&[][..], |slice| wanted[slice].as_slice())
+        };
+        let like = Like::of(&own[0].get(0));
+        let mut travelled: Vec<std::vec::IntoIter<Tensor>> = Vec::new();
+        if self.ranks.world_size() > 1 {
+            let part = |rank: usize| {
+                let mut bytes = Vec::new();
+                let rows = wanted_by(rank).iter().filter(|row| rank != me && holder(**row) == me);
+                rows.for_each(|row| append(&mut bytes, &local(*row)));
+                bytes
             };
-            blocks.push(sum_tree(0, self.slices, &known));
+            let parts: Vec<Vec<u8>> = self.all_ranks().map(part).collect();
+            let expected = |rank: usize| match rank == me {
+                true => 0,
+                false => like.bytes * wanted_by(me).iter().filter(|row| holder(**row) == rank).count(),
+            };
+            let expected: Vec<usize> = self.all_ranks().map(expected).collect();
+            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let received = self.ranks.all_to_all(&parts, &expected)?;
+            travelled = received.iter().map(|bytes| like.read_all(bytes).into_iter()).collect();
         }
-        Ok(Tensor::cat(&blocks, 0))
+        let row = |row: &i64| match holder(*row) {
+            rank if rank == me => local(*row),
+            rank => travelled[rank].next().expect("invariant: a rank sends every row that is wanted of it"),
+        };
+        let rows: Vec<Tensor> = wanted_by(me).iter().map(row).collect();
+        Ok((!rows.is_empty()).then(|| Tensor::stack(&rows, 0)))
     }
 
-    /// Gathers `count(rank)` equal tensors from every rank, in rank order.
-    fn exchange(&self, own: Vec<Tensor>, count: impl Fn(usize) -> usize) -> Result<Vec<Tensor>, TrainerError> {
-        if self.ranks.world_size() == 1 {
-            return Ok(own);
-        }
-        let (shape, kind, device) = (own[0].size(), own[0].kind(), own[0].device());
-        let bytes = own[0].numel() * kind.elt_size_in_bytes();
-        let most = (0..self.ranks.world_size()).map(&count).max().unwrap_or(1);
-        let mut sent = vec![0; most * bytes];
-        for (tensor, place) in own.iter().zip(sent.chunks_exact_mut(bytes.max(1))) {
-            tensor.contiguous().copy_data_u8(place, tensor.numel());
-        }
-        let received = self.ranks.all_gather(&sent)?;
-        let from_rank = |(rank, bytes_of_rank): (usize, &[u8])| {
-            let tensors = bytes_of_rank.chunks_exact(bytes.max(1)).take(count(rank));
-            tensors.map(|data| Tensor::from_data_size(data, &shape, kind).to_device(device)).collect::<Vec<_>>()
-        };
-        Ok(received.chunks_exact(most * bytes.max(1)).enumerate().flat_map(from_rank).collect())
+    /// A sum of one flat tensor per slice.
+    pub fn sum(&self) -> SliceSum<'_> {
+        SliceSum { map: self, partials: Vec::new() }
     }
+
+    /// The norm of something that is spread over ranks by chunks: squares are summed chunk by chunk, and the chunks' sums
+    /// in their order.
+    ///
+    /// # Shapes
+    /// `part`: the chunks of this rank.
+    ///
+    /// # Errors
+    /// When ranks cannot talk.
+    pub fn norm(&self, part: &Tensor) -> Result<f64, TrainerError> {
+        let square = |chunk: &Tensor| chunk.to_kind(Kind::Double).square().sum(Kind::Double);
+        let own: Vec<Tensor> = part.chunk(self.chunks().len() as i64, 0).iter().map(square).collect();
+        let all = match self.reduction {
+            Reduction::Exact => self.gather(&own)?,
+            Reduction::AllReduce => own,
+        };
+        Ok(all.iter().map(|sum| sum.double_value(&[])).sum::<f64>().sqrt())
+    }
+
+    /// Gives every rank the chunks of all others.
+    ///
+    /// # Shapes
+    /// `whole`: the flat space, whose own chunks are up to date.
+    ///
+    /// # Errors
+    /// When ranks cannot talk.
+    pub fn share(&self, whole: &mut Tensor) -> Result<(), TrainerError> {
+        if self.ranks.world_size() == 1 || self.reduction == Reduction::AllReduce {
+            return Ok(());
+        }
+        let len = whole.size()[0] / self.slices as i64;
+        for from in (0..len).step_by(BLOCK as usize) {
+            let block = |chunk: usize| whole.narrow(0, chunk as i64 * len + from, BLOCK.min(len - from));
+            let own: Vec<Tensor> = self.own().map(block).collect();
+            let all = self.gather(&own)?;
+            tch::no_grad(|| all.iter().enumerate().for_each(|(chunk, values)| block(chunk).copy_(values)));
+        }
+        Ok(())
+    }
+
+    /// Puts the chunks of all ranks together on rank 0; none on the others.
+    ///
+    /// # Shapes
+    /// `part`: the chunks of this rank; result: the flat space.
+    ///
+    /// # Errors
+    /// When ranks cannot talk.
+    pub fn collect(&self, part: &Tensor) -> Result<Option<Tensor>, TrainerError> {
+        let first = self.ranks.rank() == 0;
+        if self.ranks.world_size() == 1 || self.reduction == Reduction::AllReduce {
+            return Ok(first.then(|| part.shallow_clone()));
+        }
+        let len = part.size()[0] / self.own().len() as i64;
+        let mut blocks = Vec::new();
+        for from in (0..len).step_by(BLOCK as usize) {
+            let size = BLOCK.min(len - from);
+            let mut sent = Vec::new();
+            (0..self.own().len() as i64).for_each(|place| append(&mut sent, &part.narrow(0, place * len + from, size)));
+            let parts: Vec<&[u8]> = self.all_ranks().map(|rank| if rank == 0 { &sent[..] } else { &[] }).collect();
+            let like = Like::of(&part.narrow(0, 0, size));
+            let expected = |rank: usize| if first { like.bytes * self.of(rank).len() } else { 0 };
+            let received = self.ranks.all_to_all(&parts, &self.all_ranks().map(expected).collect::<Vec<_>>())?;
+            if first {
+                let chunks: Vec<Tensor> = received.iter().flat_map(|bytes| like.read_all(bytes)).collect();
+                blocks.push(Tensor::stack(&chunks, 0));
+            }
+        }
+        Ok(first.then(|| Tensor::cat(&blocks, 1).reshape([-1])))
+    }
+}
+
+/// A sum over all slices along one fixed binary tree, whoever owns them; with `reduction: all_reduce` along this rank's
+/// slices and then in the library's order.
+pub struct SliceSum<'m> {
+    map: &'m SliceMap<'m>,
+    /// Nodes of the tree (first slice, slices) with their sums, in order.
+    partials: Vec<(usize, usize, Tensor)>,
+}
+
+impl SliceSum<'_> {
+    /// Adds the tensor of the next own slice. At most a logarithm of the own slices is kept.
+    pub fn add(&mut self, slice: usize, mut tensor: Tensor) {
+        let mut node = (slice, 1);
+        while let Some((start, len, sum)) =
+            self.partials.pop_if(|(start, len, _)| self.map.siblings((*start, *len), node))
+        {
+            tensor = sum + tensor;
+            node = (start, len + node.1);
+        }
+        self.partials.push((node.0, node.1, tensor));
+    }
+
+    /// The mean over all slices, of the chunks of this rank.
+    ///
+    /// # Errors
+    /// When ranks cannot talk.
+    pub fn mean(self) -> Result<Tensor, TrainerError> {
+        let slices = self.map.slices as f64;
+        let sum = match self.map.reduction {
+            _ if self.map.ranks.world_size() == 1 => self.whole(),
+            Reduction::Exact => self.own_chunks()?,
+            Reduction::AllReduce => self.all_reduced()?,
+        };
+        Ok(sum / slices)
+    }
+
+    fn whole(self) -> Tensor {
+        let sum = self.partials.into_iter().map(|(_, _, sum)| sum).reduce(|sum, next| sum + next);
+        sum.expect("invariant: a rank has at least one slice")
+    }
+
+    fn all_reduced(self) -> Result<Tensor, TrainerError> {
+        let ranks = self.map.ranks;
+        let sum = self.whole();
+        let torch = |source| TrainerError::Torch { doing: "reading a gradient", source };
+        let mut values = Vec::<f32>::try_from(sum.contiguous().view([-1])).map_err(torch)?;
+        ranks.all_reduce_sum(BufferMut::F32(&mut values))?;
+        Ok(Tensor::from_slice(&values).to_device(sum.device()))
+    }
+
+    /// Sends every rank its chunks of the own partial sums, and finishes the tree over the own chunks.
+    fn own_chunks(self) -> Result<Tensor, TrainerError> {
+        let Self { map, partials } = self;
+        let len = partials[0].2.size()[0] / map.slices as i64;
+        let nodes: Vec<Vec<(usize, usize)>> =
+            map.all_ranks().map(|rank| subtrees(0, map.slices, &map.of(rank))).collect();
+        let mut blocks = Vec::new();
+        for from in (0..len).step_by(BLOCK as usize) {
+            let size = BLOCK.min(len - from);
+            // A rank's part: for each of the own partial sums, its block of each of that rank's chunks.
+            let part = |rank: usize| {
+                let mut bytes = Vec::new();
+                for (_, _, sum) in &partials {
+                    map.of(rank).for_each(|chunk| append(&mut bytes, &sum.narrow(0, chunk as i64 * len + from, size)));
+                }
+                bytes
+            };
+            let parts: Vec<Vec<u8>> = map.all_ranks().map(part).collect();
+            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let like =
+                Like { shape: vec![map.own().len() as i64, size], ..Like::of(&partials[0].2.narrow(0, 0, size)) };
+            let like = Like { bytes: like.bytes * map.own().len(), ..like };
+            let expected: Vec<usize> = nodes.iter().map(|nodes| nodes.len() * like.bytes).collect();
+            let received = map.ranks.all_to_all(&parts, &expected)?;
+            let sums: Vec<Tensor> = received.iter().flat_map(|bytes| like.read_all(bytes)).collect();
+            let known = |start: usize, len: usize| {
+                let place = nodes.iter().flatten().position(|node| *node == (start, len));
+                place.map(|place| sums[place].shallow_clone())
+            };
+            blocks.push(sum_tree(0, map.slices, &known));
+        }
+        Ok(Tensor::cat(&blocks, 1).reshape([-1]))
+    }
+}
+
+impl SliceMap<'_> {
+    /// Whether two nodes are the left and the right child of one node of the tree.
+    fn siblings(&self, (start, len): (usize, usize), (next, next_len): (usize, usize)) -> bool {
+        let parent = start..start + len + next_len;
+        start + len == next && left_part(parent.len()) == len && subtrees(0, self.slices, &parent).len() == 1
+    }
+}
+
+/// Shape, type and place of tensors that travel as bytes.
+struct Like {
+    shape: Vec<i64>,
+    kind: Kind,
+    device: Device,
+    /// Of one of them.
+    bytes: usize,
+}
+
+impl Like {
+    fn of(tensor: &Tensor) -> Self {
+        let (kind, device) = (tensor.kind(), tensor.device());
+        Self { shape: tensor.size(), kind, device, bytes: tensor.numel() * kind.elt_size_in_bytes() }
+    }
+
+    fn read(&self, bytes: &[u8]) -> Tensor {
+        Tensor::from_data_size(bytes, &self.shape, self.kind).to_device(self.device)
+    }
+
+    /// Tensors that lie one after the other.
+    fn read_all(&self, bytes: &[u8]) -> Vec<Tensor> {
+        bytes.chunks_exact(self.bytes.max(1)).map(|bytes| self.read(bytes)).collect()
+    }
+}
+
+/// Adds the bytes of a tensor's values.
+fn append(bytes: &mut Vec<u8>, tensor: &Tensor) {
+    let (start, values) = (bytes.len(), tensor.contiguous());
+    bytes.resize(start + values.numel() * values.kind().elt_size_in_bytes(), 0);
+    values.copy_data_u8(&mut bytes[start..], values.numel());
+}
+
+/// The rank that owns a slice.
+fn owner(slice: usize, world_size: usize, slices: usize) -> usize {
+    let rank = (0..world_size).find(|rank| owned(*rank, world_size, slices).contains(&slice));
+    rank.expect("invariant: every slice has an owner")
 }
 
 /// The contiguous share of a rank; shares differ by one slice at most.

@@ -1,7 +1,10 @@
 //! The training state: every trained tensor in one flat f32 space, with gradients and AdamW moments beside it.
 //!
 //! Tensors lie in name order, each at a 256-byte boundary; the space is padded so that it can be cut into one equal
-//! chunk per slice. Parameters are views of the space, so an update of the space is an update of the models.
+//! chunk per slice. Every rank holds all parameters, which are views of the space: an update of the space is an update of
+//! the models. AdamW's moments of a chunk are held by the one rank that owns it.
+
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
@@ -38,18 +41,20 @@ pub struct State {
     pub segments: Vec<Segment>,
     /// f32 master weights.
     pub weights: Tensor,
-    /// AdamW's running mean of gradients.
+    /// AdamW's running mean of gradients, of the own chunks.
     pub exp_avg: Tensor,
-    /// AdamW's running mean of squared gradients.
+    /// AdamW's running mean of squared gradients, of the own chunks.
     pub exp_avg_sq: Tensor,
     /// Updates done; differs from the step number where updates were skipped.
     pub updates: u64,
+    chunks: usize,
+    own: Range<usize>,
     parameters: Tensors,
 }
 
 impl State {
-    /// A state that starts with these values; `chunks` is the number of equal parts that the space can be cut into.
-    pub fn new(specs: &[Spec], start: &Tensors, chunks: usize, device: Device) -> Self {
+    /// A state that starts with these values. The space is cut into `chunks` equal parts, of which `own` are updated here.
+    pub fn new(specs: &[Spec], start: &Tensors, chunks: usize, own: Range<usize>, device: Device) -> Self {
         let mut specs: Vec<&Spec> = specs.iter().collect();
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         let mut offset = 0;
@@ -60,14 +65,16 @@ impl State {
             offset = round_up(offset + len, ALIGNMENT);
         }
         let total = round_up(offset, ALIGNMENT * chunks as i64);
-        let space = || Tensor::zeros([total], (Kind::Float, device));
-        let weights = space();
+        let space =
+            |chunks_of_it: usize| Tensor::zeros([total / chunks as i64 * chunks_of_it as i64], (Kind::Float, device));
         let mut state = Self {
             segments,
-            weights,
-            exp_avg: space(),
-            exp_avg_sq: space(),
+            weights: space(chunks),
+            exp_avg: space(own.len()),
+            exp_avg_sq: space(own.len()),
             updates: 0,
+            chunks,
+            own,
             parameters: Tensors::default(),
         };
         state.parameters = state.views();
@@ -115,6 +122,26 @@ impl State {
         flat
     }
 
+    /// How many chunks there are.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// The chunks that are updated here.
+    pub fn own(&self) -> Range<usize> {
+        self.own.clone()
+    }
+
+    /// Elements of one chunk.
+    pub fn chunk_len(&self) -> i64 {
+        self.len() / self.chunks as i64
+    }
+
+    /// The own part of something that lies like the flat space.
+    pub fn own_part(&self, whole: &Tensor) -> Tensor {
+        whole.narrow(0, self.own.start as i64 * self.chunk_len(), self.own.len() as i64 * self.chunk_len())
+    }
+
     /// Elements of the flat space, padding included.
     pub fn len(&self) -> i64 {
         self.weights.size()[0]
@@ -148,10 +175,12 @@ mod tests {
     #[test]
     fn tensors_lie_in_name_order_at_boundaries_and_chunks_are_equal() {
         let specs = [spec("b.weight", &[10, 10]), spec("a.bias", &[3]), spec("temp", &[])];
-        let state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 3, Device::Cpu);
+        let state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 3, 1..2, Device::Cpu);
         let places: Vec<(&str, i64)> = state.segments.iter().map(|s| (s.name.as_str(), s.offset)).collect();
         assert_eq!(places, [("a.bias", 0), ("b.weight", 64), ("temp", 192)]);
         assert_eq!(state.len() % (3 * 64), 0);
+        assert_eq!((state.chunk_len(), state.exp_avg.size()), (128, vec![128]));
+        assert_eq!(state.own_part(&Tensor::arange(384, (Kind::Int64, Device::Cpu))).int64_value(&[0]), 128);
         assert_eq!(state.num_parameters(), 104);
         assert_eq!(state.segments.iter().map(Segment::decays).collect::<Vec<_>>(), [false, true, true]);
     }
@@ -159,7 +188,7 @@ mod tests {
     #[test]
     fn gradients_are_taken_and_updates_reach_the_parameters() {
         let specs = [spec("w", &[2]), spec("unused", &[2])];
-        let mut state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 1, Device::Cpu);
+        let mut state = State::new(&specs, &Tensors::random(&specs, 0, Device::Cpu), 1, 0..1, Device::Cpu);
         let loss = |state: &State| (state.parameters().get("w").unwrap() * 3.0).sum(Kind::Float);
         loss(&state).backward();
         let offset = state.segments.iter().find(|s| s.name == "w").unwrap().offset;

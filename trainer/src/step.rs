@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::batches;
+use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{Contrast, Features, contrast};
 use crate::losses::negatives;
 use crate::model::opt::Opt;
@@ -28,6 +29,13 @@ pub struct Slice {
     pub patches: Tensor,
     /// The captions.
     pub text: Text,
+}
+
+impl Slice {
+    /// The row of the global batch that its first row is; slices are equally long.
+    fn first_row(&self) -> i64 {
+        self.index as i64 * self.patches.size()[0]
+    }
 }
 
 /// What a step computes besides its gradient.
@@ -56,19 +64,25 @@ pub struct StepKey {
 }
 
 impl StepKey {
-    fn rng(&self, purpose: Purpose, slice: usize) -> CounterRng {
-        CounterRng::new(self.seed, purpose, &[self.stage, self.step, slice as u64])
-    }
-
-    /// Makes dropout of the coming passes a function of the step and the slice. libtorch's generator is process-wide.
-    fn seed_dropout(&self, slice: usize, p: f64) {
-        if p > 0.0 {
-            tch::manual_seed(self.rng(Purpose::Dropout, slice).next_u64().cast_signed());
-        }
+    /// Makes dropout of the coming passes of a slice a function of the step, the slice and their number, until the result
+    /// is dropped. Nothing may wait for other ranks before that.
+    fn dropout(&self, slice: usize, pass: u64, p: f64) -> Option<Seeded> {
+        let key = [self.stage, self.step, slice as u64, pass];
+        (p > 0.0).then(|| seeded(CounterRng::new(self.seed, Purpose::Dropout, &key).next_u64().cast_signed()))
     }
 }
 
-/// The losses of stage 1 and the mean gradient over all slices.
+/// The passes over a slice whose dropout is drawn together.
+mod pass {
+    /// Queries and text by themselves.
+    pub const FEATURES: u64 = 0;
+    /// Matching and captioning.
+    pub const LOSSES: u64 = 1;
+    /// All of stage 2.
+    pub const GENERATIVE: u64 = 2;
+}
+
+/// The losses of stage 1 and the mean gradient over all slices, of the chunks that this rank updates.
 ///
 /// # Errors
 /// When ranks cannot talk, or training has diverged.
@@ -108,18 +122,25 @@ pub fn representation_with(
         features.push(Features { image: image.detach(), text: text.detach() });
         kept = (slices.len() == 1).then_some(passes);
     }
-    let global = step.gather(slices, features)?;
+    let global = step.gather(slices, &features)?;
+    let draws = step.draw(slices, &features, &global)?;
+    let patches: Vec<Tensor> = slices.iter().map(|slice| slice.patches.shallow_clone()).collect();
     let mut losses = Vec::with_capacity(slices.len());
-    let mut gradients = Vec::with_capacity(slices.len());
-    for slice in slices {
+    let mut gradient = map.sum();
+    for round in 0..map.rounds() {
+        let drawn = draws.as_ref().map(|draws| map.fetch(&patches, &draws.images_of_all, round)).transpose()?.flatten();
+        let Some(slice) = slices.get(round) else { continue };
+        let negatives = draws.as_ref().zip(drawn).map(|(draws, patches)| NegativeRows {
+            patches,
+            text: global.text.rows(&Tensor::from_slice(&draws.own[round].texts).to_device(slice.patches.device())),
+        });
         let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
-        let (terms, total) = step.losses(slice, &passes, &global)?;
+        let (terms, total) = step.losses(slice, &passes, &global, negatives.as_ref());
         total.backward();
         losses.push(terms);
-        gradients.push(state.take_gradients());
+        gradient.add(slice.index, state.take_gradients());
     }
-    let gradient = map.sum(gradients)? / map.len() as f64;
-    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient))
+    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient.mean()?))
 }
 
 /// Chooses the wrong partners of a slice.
@@ -147,29 +168,56 @@ struct Representation<'a> {
 struct Global {
     features: Features,
     text: Text,
-    patches: Tensor,
+}
+
+/// The wrong partners of a step.
+struct AllDraws {
+    /// For each own slice.
+    own: Vec<Draws>,
+    /// The images drawn by each slice of the global batch: their owners must know what to send.
+    images_of_all: Vec<Vec<i64>>,
 }
 
 impl Representation<'_> {
-    /// The model, whose dropout is a function of step and slice, and its first passes over a slice.
+    /// The model and its first passes over a slice.
     fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
-        self.key.seed_dropout(slice.index, self.model.qformer.dropout);
         let stage1 = Stage1::new(&self.state.parameters().scope(""), self.model, true)?;
+        let _generator = self.key.dropout(slice.index, pass::FEATURES, self.model.qformer.dropout);
         let encoded = stage1.encode(&slice.patches, &slice.text);
         Ok((stage1, encoded))
     }
 
-    fn gather(&self, slices: &[Slice], features: Vec<Features>) -> Result<Global, TrainerError> {
+    fn gather(&self, slices: &[Slice], features: &[Features]) -> Result<Global, TrainerError> {
         let all = |own: Vec<Tensor>| Ok::<_, TrainerError>(Tensor::cat(&self.map.gather(&own)?, 0));
-        let (image, text) = features.into_iter().map(|own| (own.image, own.text)).unzip();
+        let (image, text) = features.iter().map(|own| (own.image.shallow_clone(), own.text.shallow_clone())).unzip();
         Ok(Global {
             features: Features { image: all(image)?, text: all(text)? },
             text: Text {
                 ids: all(slices.iter().map(|slice| slice.text.ids.shallow_clone()).collect())?,
                 mask: all(slices.iter().map(|slice| slice.text.mask.shallow_clone()).collect())?,
             },
-            patches: all(slices.iter().map(|slice| slice.patches.shallow_clone()).collect())?,
         })
+    }
+
+    /// Draws wrong partners by the features' similarities; none while ITM rests.
+    fn draw(&self, slices: &[Slice], own: &[Features], global: &Global) -> Result<Option<AllDraws>, TrainerError> {
+        if self.stage.losses.itm <= 0.0 || self.key.step < self.stage.itm_start_step {
+            return Ok(None);
+        }
+        let temperature =
+            self.state.parameters().get("temp").expect("invariant: stage 1 trains a temperature").detach();
+        let of_slice = |(slice, features): (&Slice, &Features)| {
+            let first = slice.first_row();
+            let itc = contrast(features, &global.features, &temperature, first, self.stage.label_smoothing);
+            (self.choose)(slice.index, first, &itc)
+        };
+        let own = slices.iter().zip(own).map(of_slice).collect::<Result<Vec<Draws>, _>>()?;
+        let images: Vec<Tensor> = own.iter().map(|draws| Tensor::from_slice(&draws.images)).collect();
+        let read = |rows: &Tensor| {
+            Vec::try_from(rows).map_err(|source| TrainerError::Torch { doing: "reading the drawn negatives", source })
+        };
+        let images_of_all = self.map.gather(&images)?.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Some(AllDraws { own, images_of_all }))
     }
 
     /// The terms and their weighted sum, which carries the gradient.
@@ -178,18 +226,14 @@ impl Representation<'_> {
         slice: &Slice,
         (stage1, encoded): &(Stage1, Encoded),
         global: &Global,
-    ) -> Result<(Tensor, Tensor), TrainerError> {
-        let first = slice.index as i64 * slice.patches.size()[0];
+        negatives: Option<&NegativeRows>,
+    ) -> (Tensor, Tensor) {
+        let _generator = self.key.dropout(slice.index, pass::LOSSES, self.model.qformer.dropout);
         let smoothing = self.stage.label_smoothing;
-        let itc = contrast(&encoded.features, &global.features, &stage1.temperature, first, smoothing);
+        let itc = contrast(&encoded.features, &global.features, &stage1.temperature, slice.first_row(), smoothing).loss;
         let weights = &self.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
-        let itm = if weights.itm > 0.0 && self.key.step >= self.stage.itm_start_step {
-            let draws = (self.choose)(slice.index, first, &itc)?;
-            stage1.matching_loss(encoded, &slice.text, &self.negatives(&draws, global))
-        } else {
-            zero()
-        };
+        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.text, negatives));
         let itg = match weights.itg > 0.0 {
             true => {
                 let decoder_start = self.model.qformer.vocab_size as i64 - 1;
@@ -197,16 +241,8 @@ impl Representation<'_> {
             }
             false => zero(),
         };
-        let total = &itc.loss * weights.itc + &itm * weights.itm + &itg * weights.itg;
-        Ok((Tensor::stack(&[&itc.loss, &itm, &itg, &total], 0).detach(), total))
-    }
-
-    fn negatives(&self, draws: &Draws, global: &Global) -> NegativeRows {
-        let rows = |rows: &[i64]| Tensor::from_slice(rows).to_device(global.patches.device());
-        NegativeRows {
-            patches: global.patches.index_select(0, &rows(&draws.images)),
-            text: global.text.rows(&rows(&draws.texts)),
-        }
+        let total = &itc * weights.itc + &itm * weights.itm + &itg * weights.itg;
+        (Tensor::stack(&[&itc, &itm, &itg, &total], 0).detach(), total)
     }
 }
 
@@ -218,7 +254,7 @@ fn draw_negatives(
     first: i64,
     itc: &Contrast,
 ) -> Result<Draws, TrainerError> {
-    let mut rng = key.rng(Purpose::Negatives, slice);
+    let mut rng = CounterRng::new(key.seed, Purpose::Negatives, &[key.stage, key.step, slice as u64]);
     let mut rows = |similarity: &Tensor| {
         if key.step >= stage.hard_negatives_start_step {
             return negatives::draw(&negatives::weights(similarity, first, stage.negatives), &mut rng);
@@ -230,7 +266,7 @@ fn draw_negatives(
     Ok(Draws { images: rows(&itc.text_to_image)?, texts: rows(&itc.image_to_text)? })
 }
 
-/// The loss of stage 2 and the mean gradient over all slices.
+/// The loss of stage 2 and the mean gradient over all slices, of the chunks that this rank updates.
 ///
 /// # Errors
 /// When ranks cannot talk.
@@ -244,17 +280,17 @@ pub fn generative(
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
     let mut losses = Vec::with_capacity(slices.len());
-    let mut gradients = Vec::with_capacity(slices.len());
+    let mut gradient = map.sum();
     for slice in slices {
-        key.seed_dropout(slice.index, model.qformer.dropout);
         let stage2 = Stage2::new(&state.parameters().scope(""), model, true)?;
+        let generator = key.dropout(slice.index, pass::GENERATIVE, model.qformer.dropout);
         let loss = stage2.loss(language_model, &slice.patches, &slice.text, 0, stage.label_smoothing);
+        drop(generator);
         loss.backward();
         losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
-        gradients.push(state.take_gradients());
+        gradient.add(slice.index, state.take_gradients());
     }
-    let gradient = map.sum(gradients)? / map.len() as f64;
-    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient))
+    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient.mean()?))
 }
 
 impl Losses {

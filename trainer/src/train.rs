@@ -11,7 +11,7 @@ use crate::TrainerError;
 use crate::batches::{build_loader, open_catalog};
 use crate::events::{Event, Events};
 use crate::model::tensors::Spec;
-use crate::optimizer::{adamw, clip};
+use crate::optimizer::{adamw, clip_factor};
 use crate::schedule::learning_rate;
 use crate::session::{Outcome, Session, StagePosition};
 use crate::slices::SliceMap;
@@ -42,8 +42,8 @@ fn train_stage(
     session: &mut Session<'_>,
 ) -> Result<(), TrainerError> {
     let (stage, ranks) = (at.stage, session.ranks);
-    let slices = SliceMap::new(ranks, stage.slices())?;
-    let mut state = session.build_state(&at, &build_specs(run, stage)?, Device::Cpu)?;
+    let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
+    let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks(), Device::Cpu)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut loader = build_loader(&run.data, stage, seed, catalog, at.step, slices.own())?;
     announce(session, stage, state.num_parameters());
@@ -56,18 +56,26 @@ fn train_stage(
                 generative(&state, &run.model, stage, towers.language_model.model(), &batch, &slices, key)?
             }
         };
-        let grad_norm = gradient.norm();
+        let grad_norm = check_finite(slices.norm(&gradient)?)?;
         let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
         let Optimizer::AdamW(optimizer) = stage.optimizer();
-        let gradient =
-            optimizer.max_grad_norm.map_or(gradient.shallow_clone(), |limit| clip(&gradient, &grad_norm, limit));
-        adamw(&mut state, &gradient, learning_rate, optimizer);
+        let factor = optimizer.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
+        adamw(&mut state, &(gradient * factor), learning_rate, optimizer);
+        slices.share(&mut state.weights)?;
         at.step += 1;
         let outcome = Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, extra: Vec::new() };
         session.report(&at, &outcome)?;
-        session.checkpoint_if_due(&at, &state)?;
+        session.checkpoint_if_due(&at, &state, &slices)?;
     }
     Ok(())
+}
+
+/// Nothing that is not a number reaches the weights: every rank sees the same norm and stops before the update.
+fn check_finite(grad_norm: f64) -> Result<f64, TrainerError> {
+    match grad_norm.is_finite() {
+        true => Ok(grad_norm),
+        false => Err(TrainerError::NotFinite { what: "the gradient" }),
+    }
 }
 
 /// The weights that a stage trains.

@@ -65,7 +65,7 @@ fn losses_and_gradients_equal_the_reference() {
     let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
     let state = state_of(&run, &weights, 1);
     let ranks = Single;
-    let map = SliceMap::new(&ranks, 1).unwrap();
+    let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 1, step: 0 };
     let terms = [("total", "loss", [1.0, 1.0, 1.0]), ("loss_itc", "loss_itc", [1.0, 0.0, 0.0])];
     let terms =
@@ -123,7 +123,7 @@ fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
         })
         .collect();
     let ranks = Single;
-    let map = SliceMap::new(&ranks, 2).unwrap();
+    let map = SliceMap::new(&ranks, 2, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 1, step: 0 };
     let draws = |slice: usize, _: i64, _: &Contrast| Ok(draws_of(&io[slice]));
     let (losses, gradient) =
@@ -156,7 +156,7 @@ fn thirty_updates_equal_the_reference() {
         layer_decay: 1.0,
     };
     let ranks = Single;
-    let map = SliceMap::new(&ranks, 1).unwrap();
+    let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let batches = hyper["iters_per_epoch"].as_u64().unwrap();
     for (step, rate) in expected["lr"].as_array().unwrap().iter().enumerate() {
         let batch = |name: &str| io.get(&format!("batch{}.{name}", step as u64 % batches)).unwrap().shallow_clone();

@@ -66,7 +66,7 @@ fn losses_and_gradients_equal_the_reference() {
     let Stage::Generative(stage) = &run.stages[1] else { panic!("the second stage of tiny is generative") };
     let slice = Slice { index: 0, patches, text: text_of("caption") };
     let ranks = Single;
-    let map = SliceMap::new(&ranks, 1).unwrap();
+    let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 2, step: 0 };
     let (losses, gradient) = generative(&state, &run.model, stage, &opt, &[slice], &map, key).unwrap();
     assert_loss("the step's loss", losses.means(&map).unwrap()[1], &expected["cases"]["caption"]["loss"]);

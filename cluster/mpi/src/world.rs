@@ -122,7 +122,8 @@ pub(crate) fn all_to_all(
         let (own, mut rounds) = ([largest.div_ceil(round_bytes as u64)], [0_u64]);
         world.all_reduce_into(&own[..], &mut rounds[..], SystemOperation::max());
         let (send_parts, receive_parts) = (parts(send_sizes)?, parts(receive_sizes)?);
-        let (mut out, mut back) = (Vec::new(), Vec::new());
+        // Never without memory: an empty Vec<u8> points to address 1, which is Open MPI's MPI_IN_PLACE.
+        let (mut out, mut back) = (Vec::with_capacity(1), Vec::with_capacity(1));
         for round in 0..usize::try_from(rounds[0]).map_err(|_| "too many rounds in an all-to-all")? {
             let of_round = |part: &Range<usize>| {
                 let start = (part.start + round * round_bytes).min(part.end);

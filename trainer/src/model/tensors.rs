@@ -6,11 +6,11 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
+use crate::generator::seeded;
 
 /// Tensors by name, in name order.
 #[derive(Debug, Default)]
@@ -93,12 +93,8 @@ impl FromIterator<(String, Tensor)> for Tensors {
     }
 }
 
-/// libtorch's generator is process-wide: one tensor at a time is drawn from it.
-static GENERATOR: Mutex<()> = Mutex::new(());
-
 fn random_tensor(spec: &Spec, seed: u64) -> Tensor {
-    let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::manual_seed(key(seed, &spec.name));
+    let _generator = seeded(key(seed, &spec.name));
     let options = (Kind::Float, Device::Cpu);
     match spec.init {
         Init::Normal(std) => Tensor::randn(&spec.shape, options) * std,

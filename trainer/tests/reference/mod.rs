@@ -115,7 +115,7 @@ pub fn assert_gradients(state: &State, gradient: &Tensor, expected: &Tensors) ->
 
 /// A training state that holds the reference's weights.
 pub fn state_of(specs: &[Spec], weights: &Tensors, slices: usize) -> State {
-    let mut state = State::new(specs, &Tensors::random(specs, 0, Device::Cpu), slices, Device::Cpu);
+    let mut state = State::new(specs, &Tensors::random(specs, 0, Device::Cpu), slices, 0..slices, Device::Cpu);
     for spec in specs {
         assert!(state.set(&spec.name, weights.get(&spec.name).unwrap_or_else(|| panic!("{} is missing", spec.name))));
     }
