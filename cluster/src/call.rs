@@ -99,9 +99,9 @@ pub(crate) fn check_parts(parts: &[&[u8]], expected: &[usize], world_size: usize
 /// rank and then the bytes it expects of each.
 pub(crate) fn agree_on_sizes(number: u64, sizes: &[Vec<u64>]) -> Result<(), ClusterError> {
     let world_size = sizes.len();
-    for from in 0..world_size {
-        for to in 0..world_size {
-            let (sent, expected) = (sizes[from][to], sizes[to][world_size + from]);
+    for (from, of_sender) in sizes.iter().enumerate() {
+        for (to, of_receiver) in sizes.iter().enumerate() {
+            let (sent, expected) = (of_sender[to], of_receiver[world_size + from]);
             if sent != expected {
                 return Err(ClusterError::Mismatch {
                     call: number,

@@ -198,6 +198,10 @@ pub struct T5Sizes {
     pub head_dim: usize,
     /// Width of the hidden layer of the gated feed-forward part.
     pub mlp_dim: usize,
+    /// Buckets of relative positions, 32 in all published sizes.
+    pub position_buckets: usize,
+    /// Distance from which on all positions share a bucket, 128 in all published sizes.
+    pub max_distance: usize,
 }
 
 impl OptSize {
@@ -230,6 +234,8 @@ impl T5Size {
             heads,
             head_dim: 64,
             mlp_dim,
+            position_buckets: 32,
+            max_distance: 128,
         }
     }
 }
@@ -290,6 +296,8 @@ impl LanguageModel {
                 heads: model.heads,
                 head_dim: model.head_dim,
                 mlp_dim: model.mlp_dim,
+                position_buckets: 32,
+                max_distance: 128,
             }),
         }
     }

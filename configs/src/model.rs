@@ -222,6 +222,8 @@ section! {
         pub num_query_tokens: usize = 32 => Rule::within(1.0, 4096.0),
         /// Every how many layers one has cross-attention to the image, counted from the first layer.
         pub cross_attention_every: usize = 2 => Rule::at_least(1.0),
+        /// Epsilon of the norm over the image encoder's outputs: 1e-5 in LAVIS, 1e-6 in Hugging Face's models.
+        pub image_norm_eps: f64 = 1.0e-5 => Rule::above(0.0),
         /// Width of the space in which images and texts are compared.
         pub projection_dim: usize = 256 => Rule::within(1.0, 65536.0),
         /// Tokens of a text, special tokens included; longer texts are cut.

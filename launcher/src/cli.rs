@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use ranks::{CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split};
+pub use ranks::{
+    CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
+};
 
 /// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
 #[derive(Debug, Parser)]
@@ -37,6 +39,9 @@ pub enum Command {
     /// Make and look at training data.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Check on this machine what the framework promises.
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// Measure parts of the framework.
     #[command(subcommand)]
     Bench(BenchCommand),

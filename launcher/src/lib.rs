@@ -16,3 +16,4 @@ pub mod ranks;
 pub mod report;
 pub mod source;
 pub mod tables;
+pub mod verify;

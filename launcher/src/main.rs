@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand};
+use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
-use launcher::{config, data, demo, eval, exit, launch, report};
+use launcher::{config, data, demo, eval, exit, launch, report, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,6 +33,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),
         Command::Data(DataCommand::Synth(args)) => data::synth::run(&args),
         Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
+        Command::Verify(VerifyCommand::Exactness(args)) => verify::exactness(&args, &programs()?),
         Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
     }
 }

@@ -14,6 +14,7 @@ use data_pipeline::store::Location;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
+use crate::model::tensors::fnv1a;
 use crate::stage1::Text;
 use crate::text::TextBatch;
 
@@ -113,4 +114,14 @@ pub fn text(tokens: &TextBatch, length: usize, device: Device) -> Text {
         all.narrow(1, 0, length as i64).contiguous().to_device(device)
     };
     Text { ids: tensor(&tokens.ids), mask: tensor(&tokens.mask).to_kind(Kind::Int64) }
+}
+
+/// A number for the image of each row: equal where keys are equal, or, in shards without keys, where rows are.
+pub fn image_ids(batch: &Batch, device: Device) -> Tensor {
+    let id = |(key, row): (&String, &u64)| match key.as_str() {
+        "" => row.cast_signed(),
+        key => fnv1a(key.bytes()).cast_signed(),
+    };
+    let ids: Vec<i64> = batch.keys.iter().zip(&batch.samples).map(id).collect();
+    Tensor::from_slice(&ids).to_device(device)
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use cluster::{Collective, Topology};
+use cluster::{ClusterError, Collective, Threads, Topology};
 use data_pipeline::synthetic::Split;
+use trainer::TrainerError;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
@@ -102,6 +103,9 @@ struct TrainArguments {
     /// End the job when standard input ends: the launcher is gone.
     #[arg(long)]
     exit_on_stdin_eof: bool,
+    /// Train with this many ranks that are threads of this one process: for checks of many ranks, never faster.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
     /// How to report progress on standard output.
     #[arg(long, value_enum, default_value_t = ProgressFormat::None)]
     progress: ProgressFormat,
@@ -213,7 +217,38 @@ impl Job {
         tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };
-        Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?)
+        match arguments.threads {
+            None => Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?),
+            Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, events),
+            Some(_) => anyhow::bail!("--threads makes ranks inside one process; start one process, without mpirun"),
+        }
+    }
+}
+
+/// Trains with ranks that are threads. The first error is the answer; the ranks that waited for its rank only say so.
+fn train_on_threads(run: &configs::Run, threads: usize, events: Events) -> Result<()> {
+    std::thread::scope(|scope| {
+        let train = |ranks: Threads| {
+            move || {
+                let events = if ranks.rank() == 0 { events } else { Events::Silent };
+                trainer::train::train(run, &ranks, events)?;
+                Ok::<(), anyhow::Error>(ranks.finish()?)
+            }
+        };
+        let ranks: Vec<_> = Threads::world(threads).into_iter().map(|ranks| scope.spawn(train(ranks))).collect();
+        let joined = ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| panic::resume_unwind(panic)));
+        let outcomes: Vec<Result<()>> = joined.collect();
+        let (ended, first): (Vec<_>, Vec<_>) =
+            outcomes.into_iter().filter_map(Result::err).partition(|error| is_ended(error));
+        first.into_iter().chain(ended).next().map_or(Ok(()), Err)
+    })
+}
+
+fn is_ended(error: &anyhow::Error) -> bool {
+    let ended = |error: &ClusterError| matches!(error, ClusterError::Ended { .. });
+    match error.downcast_ref() {
+        Some(TrainerError::Cluster(error)) => ended(error),
+        _ => error.downcast_ref().is_some_and(ended),
     }
 }
 

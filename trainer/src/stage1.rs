@@ -14,9 +14,6 @@ use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, Text
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
 
-/// Epsilon of `ln_vision`, torch's default (LAVIS; Hugging Face has the tower's 1e-6 in its place).
-pub const LN_VISION_EPS: f64 = 1e-5;
-
 /// Everything that stage 1 trains.
 #[derive(Debug)]
 pub struct Stage1 {
@@ -100,7 +97,7 @@ impl Stage1 {
         let new_head = |name: &str, output| Linear::with_init(&scope.at(name), hidden, output, bound, bound);
         Ok(Self {
             qformer: QFormer::new(&half, sizes, width, build)?,
-            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, LN_VISION_EPS)?,
+            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, sizes.image_norm_eps)?,
             vision_projection: new_head("vision_projection", projected)?,
             text_projection: new_head("text_projection", projected)?,
             itm_head: new_head("itm_head", 2)?,

@@ -11,9 +11,13 @@ use crate::losses::lm;
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::opt::Opt;
 use crate::model::qformer::{Build, QFormer, TextParts};
+use crate::model::t5::T5;
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
-use crate::stage1::{LN_VISION_EPS, Text};
+use crate::stage1::Text;
+
+/// T5's padding token, and the token that its decoder starts with.
+const T5_PAD: i64 = 0;
 
 /// Everything that stage 2 trains.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ impl Stage2 {
         let output = model.language_model.hidden_dim() as i64;
         Ok(Self {
             qformer: QFormer::new(&half, sizes, width, build)?,
-            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, LN_VISION_EPS)?,
+            ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, sizes.image_norm_eps)?,
             language_projection: Linear::with_init(&half.at("language_projection"), hidden, output, bound, bound)?,
         })
     }
@@ -67,6 +71,31 @@ impl Stage2 {
         let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
         let image = self.qformer.image_key_values(&image);
         self.language_projection.forward(&self.qformer.queries(&image, patches.size()[0]).hidden)
+    }
+
+    /// The loss of an encoder-decoder: the encoder reads the soft prompt and then `input`, the decoder predicts `output`.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`; `input`: `[b, S]`; `output`: `[b, T]`, each padded on the right.
+    pub fn encoder_decoder_loss(
+        &self,
+        language_model: &T5,
+        patches: &Tensor,
+        [input, output]: [&Text; 2],
+        label_smoothing: f64,
+    ) -> Tensor {
+        let words = language_model.embed_tokens(&input.ids);
+        let prefix = self.prefix(patches).to_kind(words.kind());
+        let seen = Tensor::ones([prefix.size()[0], prefix.size()[1]], (input.mask.kind(), input.mask.device()));
+        let mask = Tensor::cat(&[&seen, &input.mask], 1);
+        let encoded = language_model.encode(&Tensor::cat(&[prefix, words], 1), &mask);
+        // The decoder is given what it has said so far, behind T5's start token, which is the one it pads with.
+        let length = output.ids.size()[1];
+        let start = output.ids.narrow(1, 0, 1).full_like(T5_PAD);
+        let said = Tensor::cat(&[start, output.ids.narrow(1, 0, length - 1)], 1);
+        let hidden = language_model.decode(&language_model.embed_tokens(&said), &encoded, &mask);
+        let labels = output.ids.masked_fill(&output.mask.eq(0), lm::IGNORED).reshape([-1]);
+        lm::next_word(&language_model.logits(&hidden.flatten(0, 1)), &labels, label_smoothing)
     }
 
     /// The language model's loss on a text that follows the soft prompt. The leading `</s>` is a label too, predicted

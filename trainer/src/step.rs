@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use crate::TrainerError;
 use crate::batches;
 use crate::generator::{Seeded, seeded};
-use crate::losses::itc::{Contrast, Features, contrast};
+use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
 use crate::model::opt::Opt;
 use crate::slices::SliceMap;
@@ -29,6 +29,9 @@ pub struct Slice {
     pub patches: Tensor,
     /// The captions.
     pub text: Text,
+    /// Numbers of the images, `[b]`, i64, where captions of one image are all its partners; each caption is its image's
+    /// only partner otherwise.
+    pub image_ids: Option<Tensor>,
 }
 
 impl Slice {
@@ -94,12 +97,12 @@ pub fn representation(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
-    let draw = |slice: usize, first: i64, itc: &Contrast| draw_negatives(stage, key, slice, first, itc);
+    let draw = |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
     representation_with(state, model, stage, slices, map, key, &draw)
 }
 
-/// [`representation`] with wrong partners chosen by the caller: given a slice, its first row in the global batch and its
-/// similarities.
+/// [`representation`] with wrong partners chosen by the caller: given a slice, the partners of its rows
+/// (`[b, G]`, bool) and its similarities.
 ///
 /// # Errors
 /// When ranks cannot talk, or training has diverged.
@@ -144,7 +147,7 @@ pub fn representation_with(
 }
 
 /// Chooses the wrong partners of a slice.
-pub type Chooser<'a> = dyn Fn(usize, i64, &Contrast) -> Result<Draws, TrainerError> + 'a;
+pub type Chooser<'a> = dyn Fn(usize, &Tensor, &Contrast) -> Result<Draws, TrainerError> + 'a;
 
 /// Wrong partners of a slice, as rows of the global batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +171,20 @@ struct Representation<'a> {
 struct Global {
     features: Features,
     text: Text,
+    image_ids: Option<Tensor>,
+}
+
+impl Global {
+    /// Which rows are partners of the slice's.
+    fn partners(&self, slice: &Slice) -> Tensor {
+        match (&slice.image_ids, &self.image_ids) {
+            (Some(own), Some(all)) => itc::same_image(own, all),
+            _ => {
+                let (rows, columns) = (slice.patches.size()[0], self.text.ids.size()[0]);
+                itc::own_rows(slice.first_row(), rows, columns, slice.patches.device())
+            }
+        }
+    }
 }
 
 /// The wrong partners of a step.
@@ -189,6 +206,8 @@ impl Representation<'_> {
 
     fn gather(&self, slices: &[Slice], features: &[Features]) -> Result<Global, TrainerError> {
         let all = |own: Vec<Tensor>| Ok::<_, TrainerError>(Tensor::cat(&self.map.gather(&own)?, 0));
+        let image_ids: Option<Vec<Tensor>> =
+            slices.iter().map(|slice| Some(slice.image_ids.as_ref()?.shallow_clone())).collect();
         let (image, text) = features.iter().map(|own| (own.image.shallow_clone(), own.text.shallow_clone())).unzip();
         Ok(Global {
             features: Features { image: all(image)?, text: all(text)? },
@@ -196,6 +215,7 @@ impl Representation<'_> {
                 ids: all(slices.iter().map(|slice| slice.text.ids.shallow_clone()).collect())?,
                 mask: all(slices.iter().map(|slice| slice.text.mask.shallow_clone()).collect())?,
             },
+            image_ids: image_ids.map(all).transpose()?,
         })
     }
 
@@ -207,9 +227,9 @@ impl Representation<'_> {
         let temperature =
             self.state.parameters().get("temp").expect("invariant: stage 1 trains a temperature").detach();
         let of_slice = |(slice, features): (&Slice, &Features)| {
-            let first = slice.first_row();
-            let itc = contrast(features, &global.features, &temperature, first, self.stage.label_smoothing);
-            (self.choose)(slice.index, first, &itc)
+            let partners = global.partners(slice);
+            let itc = contrast(features, &global.features, &temperature, &partners, self.stage.label_smoothing);
+            (self.choose)(slice.index, &partners, &itc)
         };
         let own = slices.iter().zip(own).map(of_slice).collect::<Result<Vec<Draws>, _>>()?;
         let images: Vec<Tensor> = own.iter().map(|draws| Tensor::from_slice(&draws.images)).collect();
@@ -230,7 +250,8 @@ impl Representation<'_> {
     ) -> (Tensor, Tensor) {
         let _generator = self.key.dropout(slice.index, pass::LOSSES, self.model.qformer.dropout);
         let smoothing = self.stage.label_smoothing;
-        let itc = contrast(&encoded.features, &global.features, &stage1.temperature, slice.first_row(), smoothing).loss;
+        let partners = global.partners(slice);
+        let itc = contrast(&encoded.features, &global.features, &stage1.temperature, &partners, smoothing).loss;
         let weights = &self.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
         let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.text, negatives));
@@ -251,16 +272,16 @@ fn draw_negatives(
     stage: &RepresentationStage,
     key: StepKey,
     slice: usize,
-    first: i64,
+    partners: &Tensor,
     itc: &Contrast,
 ) -> Result<Draws, TrainerError> {
     let mut rng = CounterRng::new(key.seed, Purpose::Negatives, &[key.stage, key.step, slice as u64]);
     let mut rows = |similarity: &Tensor| {
-        if key.step >= stage.hard_negatives_start_step {
-            return negatives::draw(&negatives::weights(similarity, first, stage.negatives), &mut rng);
-        }
-        let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
-        Ok(negatives::draw_uniformly(rows, columns, first, &mut rng))
+        let weights = match key.step >= stage.hard_negatives_start_step {
+            true => negatives::weights(similarity, partners, stage.negatives),
+            false => negatives::even_weights(partners),
+        };
+        negatives::draw(&weights, &mut rng)
     };
     // The reference draws an image for every text first, then a text for every image.
     Ok(Draws { images: rows(&itc.text_to_image)?, texts: rows(&itc.image_to_text)? })
@@ -337,6 +358,8 @@ pub fn build_slices(
         index: *index,
         patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
         text: batches::text(tokens, length, Device::Cpu),
+        image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
+            .then(|| batches::image_ids(batch, Device::Cpu)),
     };
     Ok(read.iter().map(slice).collect())
 }

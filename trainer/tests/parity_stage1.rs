@@ -9,7 +9,8 @@ mod reference;
 use cluster::Single;
 use configs::{AdamW, RepresentationStage, Run, Stage};
 use serde_json::Value;
-use trainer::losses::itc::{Contrast, contrast};
+use tch::Tensor;
+use trainer::losses::itc::{Contrast, contrast, own_rows};
 use trainer::losses::negatives;
 use trainer::model::Tensors;
 use trainer::optimizer::adamw;
@@ -73,8 +74,13 @@ fn losses_and_gradients_equal_the_reference() {
     for (file, loss, [itc, itm, itg]) in terms {
         let Stage::Representation(stage) = &mut run.stages[0] else { panic!("the first stage is representation") };
         stage.losses = configs::Losses { itc, itm, itg };
-        let slice = Slice { index: 0, patches: patches(&run, &weights, io.get("image").unwrap()), text: text_of(&io) };
-        let draws = |_: usize, _: i64, _: &Contrast| Ok(draws_of(&io));
+        let slice = Slice {
+            index: 0,
+            patches: patches(&run, &weights, io.get("image").unwrap()),
+            text: text_of(&io),
+            image_ids: None,
+        };
+        let draws = |_: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io));
         let (losses, gradient) =
             representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
         let means = losses.means(&map).unwrap();
@@ -96,15 +102,52 @@ fn hidden_states_scores_and_weights_of_negatives_equal_the_reference() {
     assert_near("text features", &encoded.features.text, io.get("text_feat").unwrap(), 1e-4);
     let scores = stage1.match_logits(&stage1.key_values(&patches), &text).select(1, 1);
     assert_near("matching scores", &scores, io.get("infer_itm_score").unwrap(), 1e-4);
-    let itc = contrast(&encoded.features, &encoded.features, &stage1.temperature, 0, 0.1);
+    let rows = patches.size()[0];
+    let own = own_rows(0, rows, rows, patches.device());
+    let itc = contrast(&encoded.features, &encoded.features, &stage1.temperature, &own, 0.1);
     let sides = [(&itc.text_to_image, "weights_t2i"), (&itc.image_to_text, "weights_i2t")];
     let head = fixture.tensors("hard_negative_weights_git.safetensors");
     for (similarity, name) in sides {
-        let masked = negatives::weights(similarity, 0, configs::Negatives::MaskedSoftmax);
+        let masked = negatives::weights(similarity, &own, configs::Negatives::MaskedSoftmax);
         assert_near(name, &masked, head.get(name).unwrap(), 1e-5);
-        let floor = negatives::weights(similarity, 0, configs::Negatives::SoftmaxFloor);
+        let floor = negatives::weights(similarity, &own, configs::Negatives::SoftmaxFloor);
         assert_near(name, &floor, io.get(name).unwrap(), 1e-5);
     }
+}
+
+#[test]
+fn captions_that_share_an_image_are_partners_as_in_the_reference() {
+    let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_image_id"), Fixture::open("lavis_stage1")) else {
+        return;
+    };
+    let run = run_of(&one.json("config.json"));
+    let (weights, io) = (one.public("weights.safetensors"), fixture.tensors("io.safetensors"));
+    let state = state_of(&run, &weights, 1);
+    let ranks = Single;
+    let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
+    let slice = Slice {
+        index: 0,
+        patches: patches(&run, &weights, io.get("image").unwrap()),
+        text: text_of(&io),
+        image_ids: Some(io.get("image_id").unwrap().shallow_clone()),
+    };
+    let draws = |_: usize, partners: &Tensor, itc: &Contrast| {
+        let recorded = draws_of(&io);
+        for (drawn, similarity) in [(&recorded.images, &itc.text_to_image), (&recorded.texts, &itc.image_to_text)] {
+            let weights = negatives::weights(similarity, partners, configs::Negatives::MaskedSoftmax);
+            let chance = |(row, column): (usize, &i64)| weights.double_value(&[row as i64, *column]);
+            assert!(drawn.iter().enumerate().map(chance).all(|chance| chance > 0.0), "a negative of the same image");
+        }
+        Ok(recorded)
+    };
+    let key = StepKey { seed: 1, stage: 1, step: 0 };
+    let (losses, gradient) =
+        representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
+    let (found, expected) = (losses.means(&map).unwrap(), fixture.json("expected.json"));
+    for (place, name) in ["loss_itc", "loss_itm", "loss_lm", "loss"].into_iter().enumerate() {
+        assert_loss(name, found[place], &expected["losses"][name]);
+    }
+    assert!(assert_gradients(&state, &gradient, &fixture.public("grads_total.safetensors")) > 100);
 }
 
 #[test]
@@ -119,13 +162,13 @@ fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
     let slices: Vec<Slice> = (0..2)
         .map(|index| {
             let patches = patches(&run, &weights, io[index].get("image").unwrap());
-            Slice { index, patches, text: text_of(&io[index]) }
+            Slice { index, patches, text: text_of(&io[index]), image_ids: None }
         })
         .collect();
     let ranks = Single;
     let map = SliceMap::new(&ranks, 2, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 1, step: 0 };
-    let draws = |slice: usize, _: i64, _: &Contrast| Ok(draws_of(&io[slice]));
+    let draws = |slice: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io[slice]));
     let (losses, gradient) =
         representation_with(&state, &run.model, stage_of(&run), &slices, &map, key, &draws).unwrap();
     let expected = fixture.json("expected.json");
@@ -165,10 +208,11 @@ fn thirty_updates_equal_the_reference() {
             index: 0,
             patches: patches(&run, &weights, &batch("image")),
             text: Text { ids: batch("input_ids"), mask: batch("attention_mask") },
+            image_ids: None,
         };
         let draws = Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };
         let key = StepKey { seed: 1, stage: 1, step: step as u64 };
-        let given = |_: usize, _: i64, _: &Contrast| Ok(draws.clone());
+        let given = |_: usize, _: &Tensor, _: &Contrast| Ok(draws.clone());
         let (losses, gradient) =
             representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &given).unwrap();
         let found = losses.means(&map).unwrap()[3];

@@ -119,3 +119,40 @@ pub struct ReportArgs {
     /// The run's output folder: a path or an object-store URL.
     pub run: String,
 }
+
+/// `blip2 verify …`
+#[derive(Debug, Subcommand)]
+pub enum VerifyCommand {
+    /// Train the same small run on 1, 2, 3 and 4 ranks, over MPI and as threads, with and without kills, and compare the
+    /// bits of what was trained.
+    Exactness(VerifyExactnessArgs),
+}
+
+/// `blip2 verify exactness`
+#[derive(Debug, Args)]
+pub struct VerifyExactnessArgs {
+    /// Steps of each stage.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(6..))]
+    pub steps: u64,
+    /// Numbers of ranks over MPI, one run each; at most 16.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4")]
+    pub ranks: Vec<usize>,
+    /// Numbers of ranks that are threads of one process, one run each; at most 16.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,5,16")]
+    pub threads: Vec<usize>,
+    /// Number formats that are computed in.
+    #[arg(long = "dtype", value_name = "NAME,…", value_delimiter = ',', default_value = "bf16,f32")]
+    pub dtypes: Vec<String>,
+    /// Leave out the run that is killed and goes on with other numbers of ranks.
+    #[arg(long)]
+    pub no_kills: bool,
+    /// Override one value of the small run; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Keep the runs in this folder, which must not hold others; without it they are removed.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}

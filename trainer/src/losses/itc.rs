@@ -1,6 +1,6 @@
 //! Image-text contrast (LAVIS `blip2_qformer.py`, `Blip2Qformer.forward`).
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 /// What is compared.
 #[derive(Debug)]
@@ -22,18 +22,42 @@ pub struct Contrast {
     pub text_to_image: Tensor,
 }
 
-/// The contrast of a slice with the global batch. An image is as similar to a text as its most similar query.
+/// Which rows of the global batch are partners of which own row: the row itself.
+///
+/// # Shapes
+/// Result: `[rows, columns]`, bool.
+pub fn own_rows(first: i64, rows: i64, columns: i64, device: Device) -> Tensor {
+    let options = (Kind::Int64, device);
+    Tensor::arange_start(first, first + rows, options).unsqueeze(1).eq_tensor(&Tensor::arange(columns, options))
+}
+
+/// Which rows of the global batch are partners of which own row: all of the same image, which has several captions.
+///
+/// # Shapes
+/// `own`: `[b]`; `all`: `[G]`; result: `[b, G]`, bool.
+pub fn same_image(own: &Tensor, all: &Tensor) -> Tensor {
+    own.unsqueeze(1).eq_tensor(all)
+}
+
+/// The contrast of a slice with the global batch. An image is as similar to a text as its most similar query; the
+/// targets are spread evenly over a row's partners and then smoothed over all columns.
 ///
 /// Gradients flow through the slice's own side of each comparison only; `all` is detached, as the reference gathers
 /// without gradients, on one rank too.
 ///
 /// # Shapes
-/// `own`: `b` rows, `all`: `G` rows, `temperature`: scalar; `first`: row of `all` that holds the first own row.
-pub fn contrast(own: &Features, all: &Features, temperature: &Tensor, first: i64, label_smoothing: f64) -> Contrast {
-    let rows = own.text.size()[0];
+/// `own`: `b` rows, `all`: `G` rows, `temperature`: scalar; `partners`: `[b, G]`, bool, at least one in each row.
+pub fn contrast(
+    own: &Features,
+    all: &Features,
+    temperature: &Tensor,
+    partners: &Tensor,
+    label_smoothing: f64,
+) -> Contrast {
     let image_to_text = best_query(&own.image, &all.text.detach()) / temperature;
     let text_to_image = best_query(&all.image.detach(), &own.text).transpose(0, 1) / temperature;
-    let targets = Tensor::arange_start(first, first + rows, (Kind::Int64, own.text.device()));
+    let partners = partners.to_kind(Kind::Float);
+    let targets = &partners / partners.sum_dim_intlist([1_i64].as_slice(), true, Kind::Float);
     let loss =
         |logits: &Tensor| logits.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, label_smoothing);
     Contrast {

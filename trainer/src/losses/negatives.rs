@@ -6,22 +6,27 @@ use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 
-/// How likely each row of the global batch is drawn as a negative, `[b, G]`, f32; the own row never is.
+/// How likely each row of the global batch is drawn as a negative, `[b, G]`, f32; partners never are, unless there is
+/// nothing else.
 ///
 /// # Shapes
-/// `similarity`: `[b, G]`, divided by the temperature; `first`: column of the first own row.
-pub fn weights(similarity: &Tensor, first: i64, rule: Negatives) -> Tensor {
-    let (rows, columns) = similarity.size2().expect("invariant: similarities are [b, G]");
-    let options = (Kind::Int64, similarity.device());
-    let own =
-        Tensor::arange_start(first, first + rows, options).unsqueeze(1).eq_tensor(&Tensor::arange(columns, options));
+/// `similarity`: `[b, G]`, divided by the temperature; `partners`: `[b, G]`, bool.
+pub fn weights(similarity: &Tensor, partners: &Tensor, rule: Negatives) -> Tensor {
     let similarity = similarity.to_kind(Kind::Float);
     match rule {
         // LAVIS HEAD.
-        Negatives::MaskedSoftmax => similarity.masked_fill(&own, -10_000.0).softmax(1, Kind::Float),
+        Negatives::MaskedSoftmax => similarity.masked_fill(partners, -10_000.0).softmax(1, Kind::Float),
         // LAVIS 1.0.2.
-        Negatives::SoftmaxFloor => (similarity.softmax(1, Kind::Float) + 1e-4).masked_fill(&own, 0.0),
+        Negatives::SoftmaxFloor => (similarity.softmax(1, Kind::Float) + 1e-4).masked_fill(partners, 0.0),
     }
+}
+
+/// The same chance for every row of the global batch that is no partner: `[b, G]`, f32.
+///
+/// # Shapes
+/// `partners`: `[b, G]`, bool.
+pub fn even_weights(partners: &Tensor) -> Tensor {
+    partners.logical_not().to_kind(Kind::Float)
 }
 
 /// One column per row, with a chance proportional to its weight.
@@ -52,30 +57,20 @@ fn draw_one(weights: &[f32], rng: &mut CounterRng) -> Result<i64, TrainerError> 
     Ok(last)
 }
 
-/// For each of `rows` own rows from column `first` on, another of `columns` columns, all with the same chance.
-///
-/// # Panics
-/// When there is only one column.
-pub fn draw_uniformly(rows: i64, columns: i64, first: i64, rng: &mut CounterRng) -> Vec<i64> {
-    let other = |row: i64| {
-        let drawn = rng.below(columns as u64 - 1) as i64;
-        if drawn >= first + row { drawn + 1 } else { drawn }
-    };
-    (0..rows).map(other).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use data_pipeline::rng::Purpose;
+    use tch::Device;
 
     use super::*;
+    use crate::losses::itc::own_rows;
 
     #[test]
     fn draws_follow_the_weights_and_never_hit_the_own_row() {
         let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
         let similarity = Tensor::from_slice(&[5.0_f32, 1.0, 0.0, 0.0, 9.0, 0.0]).view([2, 3]);
         for rule in [Negatives::MaskedSoftmax, Negatives::SoftmaxFloor] {
-            let weights = weights(&similarity, 0, rule);
+            let weights = weights(&similarity, &own_rows(0, 2, 3, Device::Cpu), rule);
             let mut counts = [0; 3];
             for _ in 0..4000 {
                 let drawn = draw(&weights, &mut rng).unwrap();
@@ -89,11 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn uniform_draws_leave_out_the_own_row_only() {
+    fn even_draws_leave_out_the_own_row_only() {
         let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
         let mut counts = [0; 4];
         for _ in 0..3000 {
-            let drawn = draw_uniformly(2, 4, 1, &mut rng);
+            let drawn = draw(&even_weights(&own_rows(1, 2, 4, Device::Cpu)), &mut rng).unwrap();
             assert!(drawn[0] != 1 && drawn[1] != 2);
             counts[drawn[0] as usize] += 1;
         }

@@ -125,13 +125,13 @@ fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&T
 }
 
 /// `[B, S, D]` to `[B, heads, S, D / heads]`.
-fn split_heads(x: &Tensor, heads: i64) -> Tensor {
+pub(super) fn split_heads(x: &Tensor, heads: i64) -> Tensor {
     let (b, s, d) = x.size3().expect("invariant: attention works on [B, S, D]");
     x.view([b, s, heads, d / heads]).transpose(1, 2)
 }
 
 /// `[B, heads, S, d]` to `[B, S, heads · d]`.
-fn merge_heads(x: &Tensor) -> Tensor {
+pub(super) fn merge_heads(x: &Tensor) -> Tensor {
     let (b, heads, s, d) = x.size4().expect("invariant: attention gives [B, heads, S, d]");
     x.transpose(1, 2).reshape([b, s, heads * d])
 }

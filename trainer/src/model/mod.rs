@@ -4,6 +4,7 @@ pub mod eva_vit;
 pub mod layers;
 pub mod opt;
 pub mod qformer;
+pub mod t5;
 pub mod tensors;
 
 pub use tensors::{Init, Scope, Spec, Tensors, declare};

@@ -103,12 +103,13 @@ fn random_tensor(spec: &Spec, seed: u64) -> Tensor {
     }
 }
 
-/// FNV-1a over the seed and the name: stable for good, unlike the standard library's hasher.
 fn key(seed: u64, name: &str) -> i64 {
-    let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    hash.cast_signed()
+    fnv1a(seed.to_le_bytes().into_iter().chain(name.bytes())).cast_signed()
+}
+
+/// FNV-1a: stable for good, unlike the standard library's hasher.
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// A place in a name space from which a model takes its weights.
