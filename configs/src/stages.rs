@@ -42,6 +42,8 @@ section! {
         pub match_by_image_id: bool = false,
         /// Whether the image encoder is trained too.
         pub train_image_encoder: bool = false,
+        /// Updates in a row that may be left out because their gradient is not finite; one more ends the run.
+        pub max_skipped_updates: u64 = 3,
         /// The optimiser.
         pub optimizer: Optimizer,
         /// The learning rate over the steps.
@@ -71,6 +73,8 @@ section! {
         pub qformer_text_input: bool = false,
         /// Whether the image encoder is trained too.
         pub train_image_encoder: bool = false,
+        /// Updates in a row that may be left out because their gradient is not finite; one more ends the run.
+        pub max_skipped_updates: u64 = 3,
         /// The optimiser.
         pub optimizer: Optimizer,
         /// The learning rate over the steps.
@@ -191,6 +195,14 @@ impl Stage {
         match self {
             Stage::Representation(stage) => stage.steps,
             Stage::Generative(stage) => stage.steps,
+        }
+    }
+
+    /// Updates in a row that may be left out because their gradient is not finite.
+    pub fn max_skipped_updates(&self) -> u64 {
+        match self {
+            Stage::Representation(stage) => stage.max_skipped_updates,
+            Stage::Generative(stage) => stage.max_skipped_updates,
         }
     }
 

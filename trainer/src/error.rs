@@ -46,12 +46,19 @@ pub enum TrainerError {
     },
     /// Training has diverged.
     #[error(
-        "{what} are not finite: training has diverged. Lower the peak learning rate, lengthen the warm-up, or look at \
-         the samples of this step"
+        "step {step}: the gradient is not finite, and {in_a_row} updates in a row would be left out, expected at most \
+         {limit}: training has diverged. Lower the peak learning rate, lengthen the warm-up, raise max_skipped_updates, \
+         or look at the samples of this step, rows {samples:?} of the catalogue"
     )]
     NotFinite {
-        /// What was looked at.
-        what: &'static str,
+        /// Of the stage, from 1.
+        step: u64,
+        /// Updates that would be left out.
+        in_a_row: u64,
+        /// The stage's `max_skipped_updates`.
+        limit: u64,
+        /// Rows of the catalogue in the step's batch.
+        samples: Vec<i64>,
     },
     /// The config asks for something that cannot be done.
     #[error("{found}: {expected}")]

@@ -12,10 +12,12 @@
 //! ```
 
 pub mod batches;
+pub mod bench;
 pub mod checkpoint;
 pub mod error;
 pub mod eval;
 pub mod events;
+pub mod finite;
 pub mod frozen;
 pub mod generate;
 pub mod generator;

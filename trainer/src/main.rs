@@ -49,6 +49,55 @@ enum Command {
     Eval(EvalCommand),
     /// Describe images.
     Caption(CaptionArguments),
+    /// Time training steps of a model of middling size, with random weights and inputs.
+    BenchStep(BenchStepArguments),
+}
+
+/// `blip2-rank bench-step`
+#[derive(clap::Args)]
+struct BenchStepArguments {
+    /// The stage, 1 or 2.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    stage: u8,
+    /// Images per step, over all ranks.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Slices of the batch; one for each rank when not given.
+    #[arg(long)]
+    slices: Option<usize>,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Steps before them.
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+    /// f32 or bf16.
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// math or flash.
+    #[arg(long, default_value = "math")]
+    attention: String,
+    /// Threads of each rank.
+    #[arg(long, default_value_t = 1)]
+    threads: i32,
+    /// Of the Q-Former.
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f64,
+    /// Of the language model.
+    #[arg(long, default_value_t = 0.1)]
+    lm_dropout: f64,
+    /// Tokens of a caption at most.
+    #[arg(long, default_value_t = 32)]
+    text_tokens: usize,
+    /// Give all captions that many tokens; otherwise they have from 6 to that many.
+    #[arg(long)]
+    fixed_text: bool,
+    /// Pad captions to that many tokens, not only to the longest of the batch.
+    #[arg(long)]
+    pad_to_limit: bool,
+    /// Take every step with the exact reduction and with the library's all-reduce, in turns.
+    #[arg(long)]
+    compare_reductions: bool,
 }
 
 /// `blip2-rank eval`
@@ -200,6 +249,7 @@ impl Job {
             Command::Train(arguments) => self.train(&arguments),
             Command::Eval(command) => evaluate(command),
             Command::Caption(arguments) => caption(&arguments),
+            Command::BenchStep(arguments) => bench_step(&arguments, self.ranks.as_ref()),
         }
     }
 
@@ -250,6 +300,28 @@ fn is_ended(error: &anyhow::Error) -> bool {
         Some(TrainerError::Cluster(error)) => ended(error),
         _ => error.downcast_ref().is_some_and(ended),
     }
+}
+
+fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<()> {
+    tch::set_num_threads(arguments.threads);
+    let options = trainer::bench::Options {
+        stage: usize::from(arguments.stage),
+        batch: arguments.batch,
+        slices: arguments.slices.unwrap_or(ranks.world_size()),
+        steps: [arguments.steps, arguments.warmup],
+        dtype: arguments.dtype.clone(),
+        attention: arguments.attention.clone(),
+        dropout: [arguments.dropout, arguments.lm_dropout],
+        text_tokens: arguments.text_tokens,
+        fixed_text: arguments.fixed_text,
+        pad_to_limit: arguments.pad_to_limit,
+        compare_reductions: arguments.compare_reductions,
+    };
+    let report = trainer::bench::steps(&options, ranks)?;
+    if ranks.rank() == 0 {
+        writeln!(io::stdout(), "{report}").context("cannot write the report")?;
+    }
+    Ok(())
 }
 
 fn evaluate(command: EvalCommand) -> Result<()> {

@@ -11,6 +11,7 @@ use tch::{Device, Tensor};
 use crate::TrainerError;
 use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
 use crate::events::{Event, Events, losses};
+use crate::finite::FiniteGuard;
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
 use crate::slices::SliceMap;
@@ -163,17 +164,15 @@ impl<'a> Session<'a> {
         }
         let means = outcome.losses.means(outcome.slices)?;
         let grad_norm = outcome.grad_norm;
-        let total = means.last().copied().unwrap_or(f64::NAN);
-        if !(total.is_finite() && grad_norm.is_finite()) {
-            return Err(TrainerError::NotFinite { what: "the loss or the gradient" });
-        }
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let images_per_s = writer.images_per_s(at);
         let names = outcome.losses.names;
         let mut values: Vec<(String, f64)> =
             names.iter().zip(&means).map(|(name, value)| (format!("loss/{name}"), *value)).collect();
         values.extend([("lr".to_owned(), outcome.learning_rate), ("grad_norm".to_owned(), grad_norm)]);
-        values.extend(outcome.extra.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        if outcome.skipped > 0 {
+            values.push(("skipped_updates".to_owned(), outcome.skipped as f64));
+        }
         if let Some(rate) = images_per_s {
             values.push(("images_per_s".to_owned(), rate));
         }
@@ -236,8 +235,8 @@ pub struct Outcome<'a> {
     pub grad_norm: f64,
     /// The learning rate of the update.
     pub learning_rate: f64,
-    /// Anything else by name.
-    pub extra: Vec<(&'static str, f64)>,
+    /// Updates of the stage that were left out so far because their gradient was not finite.
+    pub skipped: u64,
 }
 
 impl Writer {
@@ -362,7 +361,7 @@ fn snapshot(
         segments: state.segments.iter().map(segment).collect(),
         frozen: frozen.clone(),
         facts: BTreeMap::from([("program_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
-        ledger: serde_json::Value::Null,
+        ledger: state.finite.ledger(),
     })
 }
 
@@ -384,5 +383,6 @@ fn restore(state: &mut State, found: &Found) -> Result<(), TrainerError> {
     let own = |moment: &[f32]| state.own_part(&Tensor::from_slice(moment)).copy().to_device(device);
     (state.exp_avg, state.exp_avg_sq) = (own(exp_avg), own(exp_avg_sq));
     state.updates = *adamw_count;
+    state.finite = FiniteGuard::of_ledger(&found.snapshot.ledger);
     Ok(())
 }

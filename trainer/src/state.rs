@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::finite::FiniteGuard;
 use crate::model::tensors::{Spec, Tensors};
 
 /// f32 elements in 256 bytes.
@@ -47,6 +48,8 @@ pub struct State {
     pub exp_avg_sq: Tensor,
     /// Updates done; differs from the step number where updates were skipped.
     pub updates: u64,
+    /// Updates that were left out.
+    pub finite: FiniteGuard,
     chunks: usize,
     own: Range<usize>,
     parameters: Tensors,
@@ -73,6 +76,7 @@ impl State {
             exp_avg: space(own.len()),
             exp_avg_sq: space(own.len()),
             updates: 0,
+            finite: FiniteGuard::default(),
             chunks,
             own,
             parameters: Tensors::default(),

@@ -29,6 +29,8 @@ pub struct Slice {
     pub patches: Tensor,
     /// The captions.
     pub text: Text,
+    /// Row numbers of the samples in the catalogue.
+    pub samples: Vec<u64>,
     /// Numbers of the images, `[b]`, i64, where captions of one image are all its partners; each caption is its image's
     /// only partner otherwise.
     pub image_ids: Option<Tensor>,
@@ -358,6 +360,7 @@ pub fn build_slices(
         index: *index,
         patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
         text: batches::text(tokens, length, Device::Cpu),
+        samples: batch.samples.clone(),
         image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
             .then(|| batches::image_ids(batch, Device::Cpu)),
     };

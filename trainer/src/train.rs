@@ -56,26 +56,22 @@ fn train_stage(
                 generative(&state, &run.model, stage, towers.language_model.model(), &batch, &slices, key)?
             }
         };
-        let grad_norm = check_finite(slices.norm(&gradient)?)?;
+        let grad_norm = slices.norm(&gradient)?;
         let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
         let Optimizer::AdamW(optimizer) = stage.optimizer();
-        let factor = optimizer.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
-        adamw(&mut state, &(gradient * factor), learning_rate, optimizer);
-        slices.share(&mut state.weights)?;
+        let limit = stage.max_skipped_updates();
+        if state.finite.allows(grad_norm, at.step + 1, limit, (&batch, &slices), session.events)? {
+            let factor = optimizer.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
+            adamw(&mut state, &(gradient * factor), learning_rate, optimizer);
+            slices.share(&mut state.weights)?;
+        }
         at.step += 1;
-        let outcome = Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, extra: Vec::new() };
+        let outcome =
+            Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, skipped: state.finite.skipped() };
         session.report(&at, &outcome)?;
         session.checkpoint_if_due(&at, &state, &slices)?;
     }
     Ok(())
-}
-
-/// Nothing that is not a number reaches the weights: every rank sees the same norm and stops before the update.
-fn check_finite(grad_norm: f64) -> Result<f64, TrainerError> {
-    match grad_norm.is_finite() {
-        true => Ok(grad_norm),
-        false => Err(TrainerError::NotFinite { what: "the gradient" }),
-    }
 }
 
 /// The weights that a stage trains.

@@ -78,6 +78,7 @@ fn losses_and_gradients_equal_the_reference() {
             index: 0,
             patches: patches(&run, &weights, io.get("image").unwrap()),
             text: text_of(&io),
+            samples: Vec::new(),
             image_ids: None,
         };
         let draws = |_: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io));
@@ -129,6 +130,7 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
         index: 0,
         patches: patches(&run, &weights, io.get("image").unwrap()),
         text: text_of(&io),
+        samples: Vec::new(),
         image_ids: Some(io.get("image_id").unwrap().shallow_clone()),
     };
     let draws = |_: usize, partners: &Tensor, itc: &Contrast| {
@@ -162,7 +164,7 @@ fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
     let slices: Vec<Slice> = (0..2)
         .map(|index| {
             let patches = patches(&run, &weights, io[index].get("image").unwrap());
-            Slice { index, patches, text: text_of(&io[index]), image_ids: None }
+            Slice { index, patches, text: text_of(&io[index]), samples: Vec::new(), image_ids: None }
         })
         .collect();
     let ranks = Single;
@@ -208,6 +210,7 @@ fn thirty_updates_equal_the_reference() {
             index: 0,
             patches: patches(&run, &weights, &batch("image")),
             text: Text { ids: batch("input_ids"), mask: batch("attention_mask") },
+            samples: Vec::new(),
             image_ids: None,
         };
         let draws = Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };

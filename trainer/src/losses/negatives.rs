@@ -29,23 +29,26 @@ pub fn even_weights(partners: &Tensor) -> Tensor {
     partners.logical_not().to_kind(Kind::Float)
 }
 
-/// One column per row, with a chance proportional to its weight.
+/// One column per row, with a chance proportional to its weight. A row without usable weights, where features are not
+/// finite or nothing may be drawn, gives its first column: such a step has no finite gradient, and every rank leaves its
+/// update out.
 ///
 /// # Errors
-/// When the weights are not finite: training has diverged.
+/// When the weights cannot be read.
 pub fn draw(weights: &Tensor, rng: &mut CounterRng) -> Result<Vec<i64>, TrainerError> {
     let (rows, columns) = weights.size2().expect("invariant: weights are [b, G]");
     let weights = Vec::<f32>::try_from(weights.to_kind(Kind::Float).contiguous().view([rows * columns]))
         .map_err(|source| TrainerError::Torch { doing: "reading the weights of negatives", source })?;
-    weights.chunks_exact(columns as usize).map(|row| draw_one(row, rng)).collect()
+    Ok(weights.chunks_exact(columns as usize).map(|row| draw_one(row, rng)).collect())
 }
 
-fn draw_one(weights: &[f32], rng: &mut CounterRng) -> Result<i64, TrainerError> {
+fn draw_one(weights: &[f32], rng: &mut CounterRng) -> i64 {
     let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    if !(total.is_finite() && total > 0.0) {
-        return Err(TrainerError::NotFinite { what: "the similarities that negatives are drawn by" });
-    }
+    // Drawn in any case, so that later rows do not depend on this one.
     let mut left = rng.unit() * total;
+    if !(total.is_finite() && total > 0.0) {
+        return 0;
+    }
     let mut last = 0;
     for (column, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
         last = column as i64;
@@ -54,7 +57,7 @@ fn draw_one(weights: &[f32], rng: &mut CounterRng) -> Result<i64, TrainerError> 
             break;
         }
     }
-    Ok(last)
+    last
 }
 
 #[cfg(test)]
@@ -96,8 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_are_not_finite_are_an_error() {
-        let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
-        assert!(draw(&Tensor::from_slice(&[f32::NAN, 1.0]).view([1, 2]), &mut rng).is_err());
+    fn rows_without_usable_weights_leave_the_others_alone() {
+        let draws = |first_row: [f32; 2]| {
+            let mut rng = CounterRng::new(1, Purpose::Negatives, &[]);
+            let weights = Tensor::from_slice(&[first_row, [1.0, 1.0]].concat()).view([2, 2]);
+            draw(&weights, &mut rng).unwrap()
+        };
+        for unusable in [[f32::NAN, 1.0], [0.0, 0.0], [f32::INFINITY, 1.0]] {
+            assert_eq!(draws(unusable), [0, draws([1.0, 1.0])[1]]);
+        }
     }
 }

@@ -1,0 +1,278 @@
+//! `blip2-rank bench-step`: whole training steps of a model of middling size, timed. Weights and inputs are random
+//! numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
+
+use std::time::Instant;
+
+use cluster::Collective;
+use configs::{LanguageModelSizes, Overrides, Reduction, Run, Stage};
+use data_pipeline::rng::{CounterRng, Purpose};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::TrainerError;
+use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
+use crate::model::eva_vit::EvaVit;
+use crate::model::opt::Opt;
+use crate::model::{Spec, Tensors, declare};
+use crate::optimizer::adamw;
+use crate::precision::{compute_kind, kind_of};
+use crate::slices::SliceMap;
+use crate::stage1::{Stage1, Text};
+use crate::stage2::Stage2;
+use crate::state::State;
+use crate::step::{Losses, Slice, StepKey, generative, representation};
+
+/// Batches that are made before and used in turns.
+const BATCHES: u64 = 4;
+/// Shortest caption with its special tokens.
+const SHORTEST: u64 = 6;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// 1 or 2.
+    pub stage: usize,
+    /// Images per step, over all ranks.
+    pub batch: usize,
+    /// Slices of the batch.
+    pub slices: usize,
+    /// Steps that are timed, and steps before them.
+    pub steps: [usize; 2],
+    /// `f32` or `bf16`.
+    pub dtype: String,
+    /// `math` or `flash`.
+    pub attention: String,
+    /// Of the Q-Former, and of the language model.
+    pub dropout: [f64; 2],
+    /// Tokens of a caption at most.
+    pub text_tokens: usize,
+    /// Whether all captions are that long; of 6 to so many tokens otherwise.
+    pub fixed_text: bool,
+    /// Whether captions are padded to `text_tokens` even where the longest of the batch is shorter.
+    pub pad_to_limit: bool,
+    /// Times each step with the exact reduction and with the library's all-reduce, in turns.
+    pub compare_reductions: bool,
+}
+
+/// Times of every step in seconds, losses, and what was measured.
+///
+/// # Errors
+/// When the options do not fit together, or ranks cannot talk.
+pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, TrainerError> {
+    let run = run_of(options)?;
+    let bench = Bench::new(&run, options)?;
+    let kinds: &[Reduction] =
+        if options.compare_reductions { &[Reduction::Exact, Reduction::AllReduce] } else { &[Reduction::Exact] };
+    let mut sides = kinds.iter().map(|kind| Side::new(&bench, ranks, *kind)).collect::<Result<Vec<_>, _>>()?;
+    let [timed, before] = options.steps;
+    for step in 0..(timed + before) as u64 {
+        for side in &mut sides {
+            side.step(&bench, step)?;
+        }
+    }
+    let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
+    let sides: Vec<Value> = sides.iter().map(|side| side.report(before)).collect();
+    Ok(json!({
+        "schema_version": 1,
+        "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
+        "attention": options.attention, "dropout": options.dropout, "text_tokens": options.text_tokens,
+        "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit, "world_size": ranks.world_size(),
+        "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
+        "reductions": names, "sides": sides, "peak_memory_bytes": peak_bytes(),
+    }))
+}
+
+fn elements(spec: &Spec) -> i64 {
+    spec.shape.iter().product()
+}
+
+/// The tiny preset with the sizes of the PyTorch program's `mid`.
+fn run_of(options: &Options) -> Result<Run, TrainerError> {
+    let stage = |name: &str| {
+        [("global_batch", options.batch), ("slices", options.slices)]
+            .map(|(key, value)| format!("stages.{name}.{key}={value}"))
+    };
+    let sizes = [
+        "data.image_size=224",
+        "model.image_encoder.image_size=224",
+        "model.image_encoder.patch_size=14",
+        "model.image_encoder.width=384",
+        "model.image_encoder.depth=12",
+        "model.image_encoder.heads=6",
+        "model.image_encoder.mlp_dim=1536",
+        "model.qformer.num_query_tokens=32",
+        "model.qformer.hidden_dim=384",
+        "model.qformer.depth=6",
+        "model.qformer.heads=6",
+        "model.qformer.mlp_dim=1536",
+        "model.qformer.projection_dim=256",
+        "model.qformer.vocab_size=30523",
+        "model.qformer.max_positions=512",
+        "model.language_model.hidden_dim=512",
+        "model.language_model.depth=6",
+        "model.language_model.heads=8",
+        "model.language_model.mlp_dim=2048",
+        "model.language_model.vocab_size=50272",
+        "model.language_model.max_positions=2048",
+    ];
+    let formats =
+        ["image_encoder", "qformer", "language_model"].map(|part| format!("model.{part}.dtype={}", options.dtype));
+    let others = [
+        format!("model.attention={}", options.attention),
+        format!("model.qformer.dropout={}", options.dropout[0]),
+        format!("model.language_model.dropout={}", options.dropout[1]),
+        format!("model.qformer.max_text_tokens={}", options.text_tokens),
+        format!("data.lanes={}", options.slices),
+    ];
+    let sets = sizes.map(str::to_owned).into_iter().chain(formats).chain(others);
+    let overrides = Overrides::new(sets.chain(stage("representation")).chain(stage("generative")));
+    let text = configs::preset("tiny").expect("invariant: tiny is a preset");
+    configs::load_str("tiny.yaml", text, &overrides).map_err(|error| TrainerError::Unsupported {
+        found: error.to_string(),
+        expected: "options that make a run".into(),
+    })
+}
+
+/// What all sides share.
+struct Bench<'a> {
+    run: &'a Run,
+    stage: &'a Stage,
+    tower: EvaVit,
+    language_model: Opt,
+    specs: Vec<Spec>,
+    options: &'a Options,
+}
+
+impl<'a> Bench<'a> {
+    fn new(run: &'a Run, options: &'a Options) -> Result<Self, TrainerError> {
+        let (encoder, kernel) = (&run.model.image_encoder, run.model.attention);
+        let frozen = |specs: &[Spec], dtype| {
+            let random = Tensors::random(specs, 1, Device::Cpu);
+            random.cast(kind_of(dtype)).cast(compute_kind(dtype, Device::Cpu))
+        };
+        let build_tower = |scope: &crate::model::Scope<'_>| {
+            EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel)
+        };
+        let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
+        let LanguageModelSizes::Opt(sizes) = run.model.language_model.sizes() else {
+            unreachable!("invariant: the tiny preset has an OPT")
+        };
+        let build_language_model = |scope: &crate::model::Scope<'_>| Opt::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
+        let settings = run.model.language_model.settings();
+        let language_model = build_language_model(&frozen(&declare(build_language_model)?, settings.dtype).scope(""))?
+            .with_dropout(settings.dropout);
+        let specs = match options.stage {
+            1 => Stage1::specs(&run.model)?,
+            _ => Stage2::specs(&run.model)?,
+        };
+        let stage = &run.stages[options.stage.clamp(1, 2) - 1];
+        Ok(Self { run, stage, tower, language_model, specs, options })
+    }
+
+    /// Pixels and captions of a slice of a step.
+    fn inputs(&self, step: u64, slice: usize) -> (Tensor, Text) {
+        let mut rng = CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
+        let rows = self.options.batch / self.options.slices;
+        let side = self.run.data.image_size as i64;
+        let _generator = crate::generator::seeded(rng.next_u64().cast_signed());
+        let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, Device::Cpu));
+        let limit = self.options.text_tokens;
+        let lengths: Vec<usize> = (0..rows)
+            .map(|_| {
+                if self.options.fixed_text {
+                    limit
+                } else {
+                    (SHORTEST + rng.below(limit as u64 - SHORTEST + 1)) as usize
+                }
+            })
+            .collect();
+        let padded = if self.options.pad_to_limit { limit } else { lengths.iter().copied().max().unwrap_or(limit) };
+        // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
+        let (first, last, pad, words) =
+            if self.options.stage == 1 { (101, 102, 0, 30_521) } else { (2, 50_118, 1, 50_270) };
+        let mut ids = Vec::with_capacity(rows * padded);
+        for length in &lengths {
+            for place in 0..padded {
+                ids.push(match place {
+                    0 => first,
+                    _ if place + 1 == *length => last,
+                    _ if place < *length => 1000 + rng.below(words - 1000) as i64,
+                    _ => pad,
+                });
+            }
+        }
+        let ids = Tensor::from_slice(&ids).view([rows as i64, padded as i64]);
+        let lengths = Tensor::from_slice(&lengths.iter().map(|length| *length as i64).collect::<Vec<_>>());
+        let places = Tensor::arange(padded as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let mask = places.lt_tensor(&lengths.unsqueeze(1)).to_kind(Kind::Int64);
+        (pixels, Text { ids, mask })
+    }
+}
+
+/// Steps with one kind of reduction.
+struct Side<'a> {
+    map: SliceMap<'a>,
+    state: State,
+    seconds: Vec<f64>,
+    cpu_seconds: Vec<f64>,
+    losses: Vec<Vec<f64>>,
+}
+
+impl<'a> Side<'a> {
+    fn new(bench: &Bench<'_>, ranks: &'a dyn Collective, reduction: Reduction) -> Result<Self, TrainerError> {
+        let map = SliceMap::new(ranks, bench.options.slices, reduction)?;
+        let start = Tensors::random(&bench.specs, 1, Device::Cpu);
+        let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), Device::Cpu);
+        Ok(Self { map, state, seconds: Vec::new(), cpu_seconds: Vec::new(), losses: Vec::new() })
+    }
+
+    fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
+        let inputs: Vec<_> = self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect();
+        let (began, cpu) = (Instant::now(), cpu_seconds());
+        let slice = |(index, (pixels, text)): (usize, (Tensor, Text))| Slice {
+            index,
+            patches: no_grad(|| bench.tower.forward(&pixels)),
+            text,
+            samples: Vec::new(),
+            image_ids: None,
+        };
+        let slices: Vec<Slice> = inputs.into_iter().map(slice).collect();
+        let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
+        let model = &bench.run.model;
+        let (losses, gradient): (Losses, Tensor) = match bench.stage {
+            Stage::Representation(stage) => representation(&self.state, model, stage, &slices, &self.map, key)?,
+            Stage::Generative(stage) => {
+                generative(&self.state, model, stage, &bench.language_model, &slices, &self.map, key)?
+            }
+        };
+        let _norm = self.map.norm(&gradient)?;
+        let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
+        adamw(&mut self.state, &gradient, 1e-4, settings);
+        self.map.share(&mut self.state.weights)?;
+        self.seconds.push(began.elapsed().as_secs_f64());
+        self.cpu_seconds.push(cpu_seconds() - cpu);
+        self.losses.push(losses.means(&self.map)?);
+        Ok(())
+    }
+
+    fn report(&self, before: usize) -> Value {
+        json!({
+            "step_seconds": self.seconds[before..],
+            "step_cpu_seconds": self.cpu_seconds[before..],
+            "losses": self.losses[before..],
+        })
+    }
+}
+
+/// Processor time of this process, all threads.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Largest resident size of this process so far.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
