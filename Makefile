@@ -34,9 +34,10 @@ test-all: ## adds Python peers, an S3 server, big corpora, documentation warning
 parity: setup ## fixture tests; BLIP2_FIXTURES=DIR takes another set of the same layout
 	@.ci/parity
 
-bench: build ## the data path against the Python loaders, alternating; writes docs/benchmarks/data-path.json
+bench: build ## data path and training step against Python peers, alternating; writes docs/benchmarks/*.json
 	@$(PYTHON) .setup/setup.py --python .setup/requirements-bench.txt
 	@.deps/python-bench/bin/python tests/peers/bench_data.py --json docs/benchmarks/data-path.json
+	@.deps/python-bench/bin/python tests/peers/bench_step.py --json docs/benchmarks/step.json
 
 demo: build ## both stages on this machine from generated data, with a report in runs/tiny
 	@target/release/blip2 demo

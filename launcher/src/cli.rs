@@ -149,6 +149,8 @@ pub struct InspectArgs {
 pub enum BenchCommand {
     /// Read shards through the data path and time it.
     Data(BenchDataArgs),
+    /// Take training steps of a model of middling size, with random weights and inputs, and time them.
+    Step(BenchStepArgs),
 }
 
 /// `blip2 bench data`
@@ -177,4 +179,18 @@ pub struct BenchDataArgs {
     /// One JSON object on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `blip2 bench step`
+#[derive(Debug, Args)]
+pub struct BenchStepArgs {
+    /// Ranks on this host.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub ranks: u32,
+    /// Threads of each rank.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: u32,
+    /// What is measured, as `blip2-rank bench-step --help` explains: `-- --stage 2 --batch 16 --dtype bf16`.
+    #[arg(last = true, value_name = "OPTIONS")]
+    pub options: Vec<String>,
 }

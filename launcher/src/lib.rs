@@ -2,6 +2,7 @@
 //!
 //! Nothing here links libtorch, MPI or CUDA: it must run on a login node that has none of them.
 
+pub mod bench_step;
 pub mod cli;
 pub mod config;
 pub mod corpus;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
-use launcher::{config, data, demo, eval, exit, launch, report, verify};
+use launcher::{bench_step, config, data, demo, eval, exit, launch, report, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -35,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
         Command::Verify(VerifyCommand::Exactness(args)) => verify::exactness(&args, &programs()?),
         Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
+        Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args, &programs()?),
     }
 }
 

@@ -123,6 +123,7 @@ fn run_of(options: &Options) -> Result<Run, TrainerError> {
         format!("model.language_model.dropout={}", options.dropout[1]),
         format!("model.qformer.max_text_tokens={}", options.text_tokens),
         format!("data.lanes={}", options.slices),
+        "cluster.ranks_per_node=1".to_owned(),
     ];
     let sets = sizes.map(str::to_owned).into_iter().chain(formats).chain(others);
     let overrides = Overrides::new(sets.chain(stage("representation")).chain(stage("generative")));
@@ -171,22 +172,21 @@ impl<'a> Bench<'a> {
 
     /// Pixels and captions of a slice of a step.
     fn inputs(&self, step: u64, slice: usize) -> (Tensor, Text) {
-        let mut rng = CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
-        let rows = self.options.batch / self.options.slices;
+        let rng = |slice: usize| CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
+        let (rows, limit) = (self.options.batch / self.options.slices, self.options.text_tokens);
+        let lengths_of = |rng: &mut CounterRng| -> Vec<usize> {
+            let drawn = |rng: &mut CounterRng| (SHORTEST + rng.below(limit as u64 - SHORTEST + 1)) as usize;
+            (0..rows).map(|_| if self.options.fixed_text { limit } else { drawn(rng) }).collect()
+        };
+        // All slices are padded alike: to the longest text of the batch.
+        let longest = (0..self.options.slices).flat_map(|slice| lengths_of(&mut rng(slice))).max().unwrap_or(limit);
+        let padded = if self.options.pad_to_limit { limit } else { longest };
+        let mut rng = rng(slice);
+        let lengths = lengths_of(&mut rng);
         let side = self.run.data.image_size as i64;
-        let _generator = crate::generator::seeded(rng.next_u64().cast_signed());
+        let generator = crate::generator::seeded(rng.next_u64().cast_signed());
         let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, Device::Cpu));
-        let limit = self.options.text_tokens;
-        let lengths: Vec<usize> = (0..rows)
-            .map(|_| {
-                if self.options.fixed_text {
-                    limit
-                } else {
-                    (SHORTEST + rng.below(limit as u64 - SHORTEST + 1)) as usize
-                }
-            })
-            .collect();
-        let padded = if self.options.pad_to_limit { limit } else { lengths.iter().copied().max().unwrap_or(limit) };
+        drop(generator);
         // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
         let (first, last, pad, words) =
             if self.options.stage == 1 { (101, 102, 0, 30_521) } else { (2, 50_118, 1, 50_270) };
@@ -247,7 +247,7 @@ impl<'a> Side<'a> {
         };
         let _norm = self.map.norm(&gradient)?;
         let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
-        adamw(&mut self.state, &gradient, 1e-4, settings);
+        adamw(&mut self.state, &gradient, 1e-4, settings)?;
         self.map.share(&mut self.state.weights)?;
         self.seconds.push(began.elapsed().as_secs_f64());
         self.cpu_seconds.push(cpu_seconds() - cpu);

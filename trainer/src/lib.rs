@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod segment_file;
 pub mod self_check;
 pub mod session;
+pub mod shim;
 pub mod slices;
 pub mod stage1;
 pub mod stage2;

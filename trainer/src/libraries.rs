@@ -1,6 +1,6 @@
 //! The libraries that are loaded at run time, so that one binary starts with and without them.
 //!
-//! The only file of this crate with `unsafe`: opening libtorch's CUDA part.
+//! With [`crate::shim`] the only file of this crate with `unsafe`: opening libtorch's CUDA part.
 
 use std::fs;
 use std::path::{Path, PathBuf};

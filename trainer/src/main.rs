@@ -195,6 +195,10 @@ fn main() -> ExitCode {
     // Before anything else: once libtorch has looked for its CUDA part in vain, it never looks again.
     let cuda = libraries::load_cuda();
     let arguments = Arguments::parse();
+    if let Err(error) = trainer::shim::be_deterministic() {
+        print_error(&error.into());
+        return ExitCode::from(ERROR);
+    }
     match join().and_then(|job| job.run(arguments.command, cuda)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -288,8 +292,7 @@ fn train_on_threads(run: &configs::Run, threads: usize, events: Events) -> Resul
         let ranks: Vec<_> = Threads::world(threads).into_iter().map(|ranks| scope.spawn(train(ranks))).collect();
         let joined = ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| panic::resume_unwind(panic)));
         let outcomes: Vec<Result<()>> = joined.collect();
-        let (ended, first): (Vec<_>, Vec<_>) =
-            outcomes.into_iter().filter_map(Result::err).partition(|error| is_ended(error));
+        let (ended, first): (Vec<_>, Vec<_>) = outcomes.into_iter().filter_map(Result::err).partition(is_ended);
         first.into_iter().chain(ended).next().map_or(Ok(()), Err)
     })
 }

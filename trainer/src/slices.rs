@@ -14,6 +14,9 @@ use crate::TrainerError;
 /// Elements of a flat space that ranks exchange at once: bounds the memory of a sum.
 const BLOCK: i64 = 1 << 22;
 
+/// Elements whose squares are summed at once.
+const NORM_BLOCK: i64 = 1 << 18;
+
 /// The slices of a stage and the ranks that share them.
 ///
 /// The flat space of trained parameters is cut into as many chunks as there are slices; a rank updates the chunks with
@@ -160,7 +163,12 @@ impl<'a> SliceMap<'a> {
     /// # Errors
     /// When ranks cannot talk.
     pub fn norm(&self, part: &Tensor) -> Result<f64, TrainerError> {
-        let square = |chunk: &Tensor| chunk.to_kind(Kind::Double).square().sum(Kind::Double);
+        // Block by block, which stays in the processor's cache. No dot product: MKL's bits depend on addresses.
+        let square = |chunk: &Tensor| {
+            let blocks: Vec<Tensor> =
+                chunk.split(NORM_BLOCK, 0).iter().map(|block| block.square().sum(Kind::Float)).collect();
+            Tensor::stack(&blocks, 0).sum(Kind::Double)
+        };
         let own: Vec<Tensor> = part.chunk(self.chunks().len() as i64, 0).iter().map(square).collect();
         let all = match self.reduction {
             Reduction::Exact => self.gather(&own)?,
@@ -253,7 +261,7 @@ impl SliceSum<'_> {
             Reduction::Exact => self.own_chunks()?,
             Reduction::AllReduce => self.all_reduced()?,
         };
-        Ok(sum / slices)
+        Ok(if slices == 1.0 { sum } else { sum / slices })
     }
 
     fn whole(self) -> Tensor {

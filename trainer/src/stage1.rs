@@ -172,7 +172,8 @@ impl Stage1 {
         let ids = Tensor::cat(&[start, text.ids.narrow(1, 1, length - 1)], 1);
         let labels = ids.masked_fill(&text.mask.eq(0), lm::IGNORED).narrow(1, 1, length - 1).reshape([-1]);
         let hidden = self.qformer.grounded(&ids, &encoded.queries.cache).narrow(1, 0, length - 1);
-        lm::next_word(&self.word_logits(&hidden.flatten(0, 1)), &labels, label_smoothing)
+        let (hidden, labels) = lm::labelled(&hidden.flatten(0, 1), &labels);
+        lm::next_word(&self.word_logits(&hidden), &labels, label_smoothing)
     }
 
     /// # Shapes

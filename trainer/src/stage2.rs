@@ -95,7 +95,8 @@ impl Stage2 {
         let said = Tensor::cat(&[start, output.ids.narrow(1, 0, length - 1)], 1);
         let hidden = language_model.decode(&language_model.embed_tokens(&said), &encoded, &mask);
         let labels = output.ids.masked_fill(&output.mask.eq(0), lm::IGNORED).reshape([-1]);
-        lm::next_word(&language_model.logits(&hidden.flatten(0, 1)), &labels, label_smoothing)
+        let (hidden, labels) = lm::labelled(&hidden.flatten(0, 1), &labels);
+        lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
     }
 
     /// The language model's loss on a text that follows the soft prompt. The leading `</s>` is a label too, predicted
@@ -116,12 +117,12 @@ impl Stage2 {
         let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
         // Right padding: the causal order alone keeps padding from every labelled position.
         let hidden = language_model.forward(&Tensor::cat(&[prefix, words], 1), None);
-        let logits = language_model.logits(&hidden.narrow(1, queries - 1, length).flatten(0, 1));
-        let mut labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
+        let hidden = hidden.narrow(1, queries - 1, length).flatten(0, 1);
+        let labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
         if prompt_tokens > 0 {
             let _filled = labels.narrow(1, 0, prompt_tokens.min(length)).fill_(lm::IGNORED);
         }
-        labels = labels.reshape([-1]);
-        lm::next_word(&logits, &labels, label_smoothing)
+        let (hidden, labels) = lm::labelled(&hidden, &labels.reshape([-1]));
+        lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
     }
 }

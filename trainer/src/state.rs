@@ -4,6 +4,7 @@
 //! chunk per slice. Every rank holds all parameters, which are views of the space: an update of the space is an update of
 //! the models. AdamW's moments of a chunk are held by the one rank that owns it.
 
+use std::cell::{Ref, RefCell};
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -52,7 +53,7 @@ pub struct State {
     pub finite: FiniteGuard,
     chunks: usize,
     own: Range<usize>,
-    parameters: Tensors,
+    parameters: RefCell<Tensors>,
 }
 
 impl State {
@@ -79,9 +80,9 @@ impl State {
             finite: FiniteGuard::default(),
             chunks,
             own,
-            parameters: Tensors::default(),
+            parameters: RefCell::default(),
         };
-        state.parameters = state.views();
+        state.parameters.replace(state.views());
         for (name, tensor) in start.iter() {
             state.set(name, tensor);
         }
@@ -97,8 +98,8 @@ impl State {
     }
 
     /// The parameters by name, leaves that gradients gather at.
-    pub fn parameters(&self) -> &Tensors {
-        &self.parameters
+    pub fn parameters(&self) -> Ref<'_, Tensors> {
+        self.parameters.borrow()
     }
 
     /// Overwrites one tensor, if it is trained here; says whether it is.
@@ -111,19 +112,23 @@ impl State {
         true
     }
 
-    /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the next backward pass
-    /// starts from nothing.
+    /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the parameters are new leaves,
+    /// at which the next backward pass starts from nothing.
     pub fn take_gradients(&self) -> Tensor {
-        let flat = self.weights.zeros_like();
+        let zeros = |len: i64| Tensor::zeros([len], (Kind::Float, self.weights.device()));
+        let leaves = self.parameters.replace(self.views());
+        let mut parts = Vec::with_capacity(2 * self.segments.len());
+        let mut end = 0;
         for segment in &self.segments {
-            let parameter = self.parameters.get(&segment.name).expect("invariant: a segment has a parameter");
-            let mut gradient = parameter.grad();
-            if gradient.defined() {
-                flat.narrow(0, segment.offset, segment.len).copy_(&gradient.reshape([-1]));
-                let _zeroed = gradient.zero_();
+            if segment.offset > end {
+                parts.push(zeros(segment.offset - end));
             }
+            let gradient = leaves.get(&segment.name).expect("invariant: a segment has a parameter").grad();
+            parts.push(if gradient.defined() { gradient.reshape([-1]) } else { zeros(segment.len) });
+            end = segment.offset + segment.len;
         }
-        flat
+        parts.push(zeros(self.len() - end));
+        Tensor::cat(&parts, 0)
     }
 
     /// How many chunks there are.

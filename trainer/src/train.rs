@@ -62,7 +62,8 @@ fn train_stage(
         let limit = stage.max_skipped_updates();
         if state.finite.allows(grad_norm, at.step + 1, limit, (&batch, &slices), session.events)? {
             let factor = optimizer.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
-            adamw(&mut state, &(gradient * factor), learning_rate, optimizer);
+            let gradient = if factor < 1.0 { gradient * factor } else { gradient };
+            adamw(&mut state, &gradient, learning_rate, optimizer)?;
             slices.share(&mut state.weights)?;
         }
         at.step += 1;

@@ -65,9 +65,8 @@ impl Plan {
 /// page by page. On two cores the demo's first stage makes 7 to 10 % more steps so, with half the time spent in the
 /// system. What a person has set stays.
 fn memory_variables() -> impl Iterator<Item = (&'static str, String)> {
-    // 32 MiB is the most that every glibc takes as the size from which a block is mapped by itself.
-    let wanted =
-        [("MALLOC_MMAP_THRESHOLD_", 32_u64 << 20), ("MALLOC_TRIM_THRESHOLD_", 4 << 30), ("MALLOC_TOP_PAD_", 64 << 20)];
+    // No block is mapped by itself, however large.
+    let wanted = [("MALLOC_MMAP_MAX_", 0_u64), ("MALLOC_TRIM_THRESHOLD_", 4 << 30), ("MALLOC_TOP_PAD_", 64 << 20)];
     wanted
         .into_iter()
         .filter(|(name, _)| std::env::var_os(name).is_none())

@@ -5,6 +5,15 @@ use tch::{Kind, Reduction, Tensor};
 /// The label of a position that does not count.
 pub const IGNORED: i64 = -100;
 
+/// The positions that have a label, so that words are scored there only.
+///
+/// # Shapes
+/// `hidden`: `[n, D]`; `labels`: `[n]`, [`IGNORED`] where nothing is to be predicted; result: `[m, D]`, `[m]`.
+pub fn labelled(hidden: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
+    let places = labels.ne(IGNORED).nonzero().squeeze_dim(1);
+    (hidden.index_select(0, &places), labels.index_select(0, &places))
+}
+
 /// The mean cross entropy over the labelled positions; the caller has shifted the labels.
 ///
 /// # Shapes

@@ -1,0 +1,162 @@
+//! What libtorch can do and tch does not reach, through a few C functions (`trainer/shim/shim.cpp`).
+//!
+//! With [`crate::libraries`] the only file of this crate with `unsafe`: calls of those functions.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::Tensor;
+
+use crate::TrainerError;
+
+const ERROR_BYTES: usize = 4096;
+
+unsafe extern "C" {
+    fn blip2_be_deterministic(error: *mut c_char, capacity: usize) -> c_int;
+    fn blip2_is_deterministic() -> c_int;
+    #[allow(clippy::too_many_arguments, reason = "AdamW's own arguments")]
+    fn blip2_fused_adamw(
+        weights: *const *mut c_void,
+        gradients: *const *mut c_void,
+        means: *const *mut c_void,
+        squares: *const *mut c_void,
+        count: usize,
+        step: f64,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+}
+
+/// Has libtorch compute the same bits for the same input, always, on every device. Call it before the first operation.
+///
+/// # Errors
+/// libtorch's own.
+pub fn be_deterministic() -> Result<(), TrainerError> {
+    checked("choosing deterministic algorithms", |error, capacity| {
+        // SAFETY: `error` points to `capacity` writable bytes.
+        unsafe { blip2_be_deterministic(error, capacity) }
+    })
+}
+
+/// Whether [`be_deterministic`] was called.
+pub fn is_deterministic() -> bool {
+    // SAFETY: takes nothing and returns a number.
+    unsafe { blip2_is_deterministic() == 1 }
+}
+
+/// A flat tensor with what AdamW keeps of it; all four are equally long, f32, and updated in place.
+pub struct Adam {
+    /// The weights.
+    pub weights: Tensor,
+    /// Their gradient.
+    pub gradient: Tensor,
+    /// Running mean of gradients.
+    pub exp_avg: Tensor,
+    /// Running mean of squared gradients.
+    pub exp_avg_sq: Tensor,
+}
+
+/// The numbers of one update.
+pub struct AdamNumbers {
+    /// Counted from 1.
+    pub update: u64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Decay rates of the two means.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second mean.
+    pub eps: f64,
+}
+
+/// One update by AdamW, in one pass over memory (`at::_fused_adamw_`).
+///
+/// # Errors
+/// libtorch's own, as for tensors of different lengths.
+pub fn fused_adamw(tensors: &[Adam], numbers: &AdamNumbers) -> Result<(), TrainerError> {
+    let pointers = |one: fn(&Adam) -> &Tensor| -> Vec<*mut c_void> {
+        tensors.iter().map(|tensor| one(tensor).as_ptr().cast_mut().cast()).collect()
+    };
+    let (weights, gradients) = (pointers(|it| &it.weights), pointers(|it| &it.gradient));
+    let (means, squares) = (pointers(|it| &it.exp_avg), pointers(|it| &it.exp_avg_sq));
+    checked("updating the weights", |error, capacity| {
+        // SAFETY: each array holds `tensors.len()` pointers to tensors that live in `tensors` during the call; `error`
+        // points to `capacity` writable bytes.
+        unsafe {
+            blip2_fused_adamw(
+                weights.as_ptr(),
+                gradients.as_ptr(),
+                means.as_ptr(),
+                squares.as_ptr(),
+                tensors.len(),
+                numbers.update as f64,
+                numbers.learning_rate,
+                numbers.betas[0],
+                numbers.betas[1],
+                numbers.weight_decay,
+                numbers.eps,
+                error,
+                capacity,
+            )
+        }
+    })
+}
+
+/// Runs a function that fills in an error text when it fails.
+fn checked(doing: &'static str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), TrainerError> {
+    let mut text = [0_u8; ERROR_BYTES];
+    match call(text.as_mut_ptr().cast(), text.len()) {
+        0 => Ok(()),
+        _ => {
+            let words = CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default();
+            Err(TrainerError::Torch { doing, source: tch::TchError::Torch(words.into_owned()) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn adam(values: [f32; 4]) -> Adam {
+        let [weight, gradient, exp_avg, exp_avg_sq] = values.map(|value| Tensor::from_slice(&[value; 37]));
+        Adam { weights: weight, gradient, exp_avg, exp_avg_sq }
+    }
+
+    #[test]
+    fn an_update_has_the_formula_of_adamw() {
+        let tensors = [adam([1.0, 0.5, 0.1, 0.2]), adam([-2.0, 0.0, 0.0, 0.0])];
+        let numbers = AdamNumbers { update: 3, learning_rate: 0.01, betas: [0.9, 0.98], weight_decay: 0.05, eps: 1e-8 };
+        fused_adamw(&tensors, &numbers).unwrap();
+        let (mean, square) = (0.9 * 0.1 + 0.1 * 0.5, 0.98 * 0.2 + 0.02 * 0.25);
+        let root = (square / (1.0 - 0.98_f64.powi(3))).sqrt();
+        let expected = 1.0 * (1.0 - 0.01 * 0.05) - 0.01 * (mean / (1.0 - 0.9_f64.powi(3))) / (root + 1e-8);
+        for i in 0..37 {
+            assert!((tensors[0].weights.double_value(&[i]) - expected).abs() < 1e-6);
+            assert!((tensors[0].exp_avg.double_value(&[i]) - mean).abs() < 1e-6);
+            assert!((tensors[0].exp_avg_sq.double_value(&[i]) - square).abs() < 1e-6);
+            assert!((tensors[1].weights.double_value(&[i]) + 2.0 * (1.0 - 0.01 * 0.05)).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn an_error_of_libtorch_is_an_error_here() {
+        let mut wrong = adam([1.0; 4]);
+        wrong.gradient = Tensor::zeros([3], (Kind::Double, Device::Cpu));
+        let numbers = AdamNumbers { update: 1, learning_rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, eps: 1e-8 };
+        assert!(fused_adamw(&[wrong], &numbers).unwrap_err().to_string().contains("updating the weights"));
+    }
+
+    #[test]
+    fn determinism_is_switched_on() {
+        be_deterministic().unwrap();
+        assert!(is_deterministic());
+    }
+}
