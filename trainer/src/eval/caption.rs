@@ -73,7 +73,7 @@ pub fn write(loaded: &Loaded, pixels: &Tensor, options: &Options, events: Events
 /// Scores of the captions, each beside its control: the caption of another image of the split.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value, TrainerError> {
     let captions = write(loaded, &scenes.pixels, &Options::default(), events)?;
     let held_out = held_out_pairs(synthetic_source(&loaded.run)?.seed);

@@ -140,7 +140,7 @@ pub fn retrieval(request: &Request, events: Events) -> Result<Value, TrainerErro
 /// Scores of the captions that a stage-2 checkpoint writes.
 ///
 /// # Errors
-/// As [`retrieval`].
+/// As [`retrieval()`].
 pub fn captions(request: &Request, events: Events) -> Result<Value, TrainerError> {
     let loaded = Loaded::open(&request.checkpoint, request.stage.as_deref())?;
     let Stage::Generative(_) = loaded.stage() else { return Err(wrong_stage(&loaded, "generative")) };
