@@ -284,25 +284,30 @@ impl SliceSum<'_> {
         let len = partials[0].2.size()[0] / map.slices as i64;
         let nodes: Vec<Vec<(usize, usize)>> =
             map.all_ranks().map(|rank| subtrees(0, map.slices, &map.of(rank))).collect();
+        let me = map.ranks.rank();
         let mut blocks = Vec::new();
         for from in (0..len).step_by(BLOCK as usize) {
             let size = BLOCK.min(len - from);
-            // A rank's part: for each of the own partial sums, its block of each of that rank's chunks.
+            let block = |sum: &Tensor, chunk: usize| sum.narrow(0, chunk as i64 * len + from, size);
+            // Another rank's part: for each of the own partial sums, its block of each of that rank's chunks.
             let part = |rank: usize| {
                 let mut bytes = Vec::new();
-                for (_, _, sum) in &partials {
-                    map.of(rank).for_each(|chunk| append(&mut bytes, &sum.narrow(0, chunk as i64 * len + from, size)));
+                for (_, _, sum) in partials.iter().filter(|_| rank != me) {
+                    map.of(rank).for_each(|chunk| append(&mut bytes, &block(sum, chunk)));
                 }
                 bytes
             };
             let parts: Vec<Vec<u8>> = map.all_ranks().map(part).collect();
             let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-            let like =
-                Like { shape: vec![map.own().len() as i64, size], ..Like::of(&partials[0].2.narrow(0, 0, size)) };
-            let like = Like { bytes: like.bytes * map.own().len(), ..like };
-            let expected: Vec<usize> = nodes.iter().map(|nodes| nodes.len() * like.bytes).collect();
-            let received = map.ranks.all_to_all(&parts, &expected)?;
-            let sums: Vec<Tensor> = received.iter().flat_map(|bytes| like.read_all(bytes)).collect();
+            let like = Like::stack(map.own().len(), &block(&partials[0].2, 0));
+            let expected = |rank: usize| if rank == me { 0 } else { nodes[rank].len() * like.bytes };
+            let received = map.ranks.all_to_all(&parts, &map.all_ranks().map(expected).collect::<Vec<_>>())?;
+            let own = || {
+                let blocks = |sum: &Tensor| map.own().map(|chunk| block(sum, chunk)).collect::<Vec<_>>();
+                partials.iter().map(|(_, _, sum)| Tensor::stack(&blocks(sum), 0)).collect::<Vec<_>>()
+            };
+            let of_rank = |(rank, bytes): (usize, &Vec<u8>)| if rank == me { own() } else { like.read_all(bytes) };
+            let sums: Vec<Tensor> = received.iter().enumerate().flat_map(of_rank).collect();
             let known = |start: usize, len: usize| {
                 let place = nodes.iter().flatten().position(|node| *node == (start, len));
                 place.map(|place| sums[place].shallow_clone())
@@ -334,6 +339,12 @@ impl Like {
     fn of(tensor: &Tensor) -> Self {
         let (kind, device) = (tensor.kind(), tensor.device());
         Self { shape: tensor.size(), kind, device, bytes: tensor.numel() * kind.elt_size_in_bytes() }
+    }
+
+    /// As many of these, stacked.
+    fn stack(count: usize, one: &Tensor) -> Self {
+        let Self { shape, kind, device, bytes } = Self::of(one);
+        Self { shape: [vec![count as i64], shape].concat(), kind, device, bytes: count * bytes }
     }
 
     fn read(&self, bytes: &[u8]) -> Tensor {
