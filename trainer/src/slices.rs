@@ -193,7 +193,8 @@ impl<'a> SliceMap<'a> {
             let block = |chunk: usize| whole.narrow(0, chunk as i64 * len + from, BLOCK.min(len - from));
             let own: Vec<Tensor> = self.own().map(block).collect();
             let all = self.gather(&own)?;
-            tch::no_grad(|| all.iter().enumerate().for_each(|(chunk, values)| block(chunk).copy_(values)));
+            let others = all.iter().enumerate().filter(|(chunk, _)| !self.own().contains(chunk));
+            tch::no_grad(|| others.for_each(|(chunk, values)| block(chunk).copy_(values)));
         }
         Ok(())
     }

@@ -93,6 +93,12 @@ pub(crate) fn broadcast(data: &mut [u8], root: u64) -> Result<(), String> {
 /// Collects `mine` of every process into `all`, in rank order.
 pub(crate) fn all_gather(mine: &[u8], all: &mut [u8]) -> Result<(), String> {
     with_world(|world| {
+        if mine.len() <= CHUNK_BYTES {
+            if !mine.is_empty() {
+                world.all_gather_into(mine, all);
+            }
+            return Ok(());
+        }
         let size = all.len() / mine.len().max(1);
         let mut gathered = vec![0; size * mine.len().min(CHUNK_BYTES)];
         for (index, part) in mine.chunks(CHUNK_BYTES).enumerate() {
@@ -122,6 +128,11 @@ pub(crate) fn all_to_all(
         let (own, mut rounds) = ([largest.div_ceil(round_bytes as u64)], [0_u64]);
         world.all_reduce_into(&own[..], &mut rounds[..], SystemOperation::max());
         let (send_parts, receive_parts) = (parts(send_sizes)?, parts(receive_sizes)?);
+        if rounds[0] == 1 && !sent.is_empty() && !received.is_empty() {
+            // Everything at once, without a copy.
+            exchange(world, sent, &counts(&send_parts)?, received, &counts(&receive_parts)?);
+            return Ok(());
+        }
         // Never without memory: an empty Vec<u8> points to address 1, which is Open MPI's MPI_IN_PLACE.
         let (mut out, mut back) = (Vec::with_capacity(1), Vec::with_capacity(1));
         for round in 0..usize::try_from(rounds[0]).map_err(|_| "too many rounds in an all-to-all")? {
@@ -135,10 +146,7 @@ pub(crate) fn all_to_all(
             sending.iter().for_each(|part| out.extend_from_slice(&sent[part.clone()]));
             back.clear();
             back.resize(receiving.iter().map(Range::len).sum(), 0_u8);
-            let (send_counts, receive_counts) = (counts(&sending)?, counts(&receiving)?);
-            let source = Partition::new(&out[..], &send_counts[..], starts(&send_counts));
-            let mut target = PartitionMut::new(&mut back[..], &receive_counts[..], starts(&receive_counts));
-            world.all_to_all_varcount_into(&source, &mut target);
+            exchange(world, &out, &counts(&sending)?, &mut back, &counts(&receiving)?);
             let mut rest = &back[..];
             for part in receiving {
                 let (own, others) = rest.split_at(part.len());
@@ -148,6 +156,12 @@ pub(crate) fn all_to_all(
         }
         Ok(())
     })
+}
+
+fn exchange(world: &SimpleCommunicator, out: &[u8], send_counts: &[Count], back: &mut [u8], receive_counts: &[Count]) {
+    let source = Partition::new(out, send_counts, starts(send_counts));
+    let mut target = PartitionMut::new(back, receive_counts, starts(receive_counts));
+    world.all_to_all_varcount_into(&source, &mut target);
 }
 
 /// Where parts of these sizes lie, one after the other.
