@@ -104,7 +104,8 @@ fn departures(run: &Run) -> String {
         items.push(format!(
             "The language model is a small one, trained here for {} steps on captions and then frozen; the reference \
              takes a large one trained elsewhere. In half of the texts it reads, the colour words are exchanged for one \
-             another, so that it knows all colours with all shapes, as a large one would. Images show 36 of the 48 pairs.",
+             another, so that it knows all colours with all shapes, as a large one would. Images show 36 of the 48 pairs. \
+             Half of the texts begin with keywords in place of a caption, about as long as the soft prompt of stage 2.",
             count(pretrain.steps)
         ));
     }
