@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use crate::ClusterError;
 use crate::buffer::Element;
+use crate::{BufferMut, ClusterError};
 
 /// One collective call as all ranks must make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,14 @@ impl Call {
 
     pub fn plain(operation: Operation) -> Self {
         Self::bytes(operation, 0)
+    }
+
+    pub fn all_reduce(buffer: &BufferMut<'_>) -> Self {
+        Self { operation: Operation::AllReduce, element: buffer.element(), count: buffer.len() as u64, root: 0 }
+    }
+
+    pub fn broadcast(count: usize, root: usize) -> Self {
+        Self { root: root as u64, ..Self::bytes(Operation::Broadcast, count) }
     }
 
     pub fn bytes(operation: Operation, count: usize) -> Self {

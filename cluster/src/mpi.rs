@@ -195,12 +195,7 @@ impl Collective for Mpi {
     }
 
     fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
-        let _turn = self.agreed(Call {
-            operation: Operation::AllReduce,
-            element: buffer.element(),
-            count: buffer.len() as u64,
-            root: 0,
-        })?;
+        let _turn = self.agreed(Call::all_reduce(&buffer))?;
         match buffer {
             BufferMut::F32(data) => self.sum(0, data),
             BufferMut::F64(data) => self.sum(1, data),
@@ -215,7 +210,7 @@ impl Collective for Mpi {
         if root >= self.world_size {
             return Err(ClusterError::NoSuchRank { rank: root, world_size: self.world_size });
         }
-        let _turn = self.agreed(Call { root: root as u64, ..Call::bytes(Operation::Broadcast, bytes.len()) })?;
+        let _turn = self.agreed(Call::broadcast(bytes.len(), root))?;
         // SAFETY: address and size are those of one exclusively borrowed slice.
         let code = unsafe { (self.functions.broadcast)(bytes.as_mut_ptr().cast(), bytes.len(), root as u64) };
         check(&self.functions, "broadcast", code)

@@ -122,8 +122,7 @@ impl Collective for Threads {
     }
 
     fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
-        let call =
-            Call { operation: Operation::AllReduce, element: buffer.element(), count: buffer.len() as u64, root: 0 };
+        let call = Call::all_reduce(&buffer);
         match buffer {
             BufferMut::F32(data) => self.sum(call, data, f32::to_le_bytes, f32::from_le_bytes, |a, b| a + b),
             BufferMut::F64(data) => self.sum(call, data, f64::to_le_bytes, f64::from_le_bytes, |a, b| a + b),
@@ -138,7 +137,7 @@ impl Collective for Threads {
             return Err(ClusterError::NoSuchRank { rank: root, world_size: self.world.size });
         }
         let own = if self.rank == root { vec![bytes.to_vec()] } else { Vec::new() };
-        let all = self.meet(Call { root: root as u64, ..Call::bytes(Operation::Broadcast, bytes.len()) }, own)?;
+        let all = self.meet(Call::broadcast(bytes.len(), root), own)?;
         bytes.copy_from_slice(&all[root].parts[0]);
         Ok(())
     }

@@ -49,7 +49,7 @@ pub use model::{
     RandomInit, TowerPretraining,
 };
 pub use overrides::Overrides;
-pub use presets::{PRESETS, preset};
+pub use presets::{PRESETS, SMALL, preset};
 pub use problem::{ConfigError, Origin, Problem};
 pub use rule::Rule;
 pub use run::{Checkpoint, Identity, Metrics, Run, SCHEMA_VERSION};

@@ -29,3 +29,27 @@ pub const PRESETS: &[(&str, &str)] = &[
 pub fn preset(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|(other, _)| *other == name).map(|(_, text)| *text)
 }
+
+/// Overrides of the preset `tiny` at which a whole run takes seconds, dropout on; every part of it is the real one. For
+/// checks and tests, which add their own batches and steps.
+pub const SMALL: &[&str] = &[
+    "data.sources[0].scenes=400",
+    "data.sources[0].test_scenes=40",
+    "data.sources[0].shard_rows=200",
+    "data.shuffle_window_row_groups=1",
+    "model.image_encoder.width=32",
+    "model.image_encoder.depth=2",
+    "model.image_encoder.mlp_dim=64",
+    "model.image_encoder.pretrain.steps=4",
+    "model.image_encoder.pretrain.batch=4",
+    "model.language_model.hidden_dim=32",
+    "model.language_model.depth=1",
+    "model.language_model.mlp_dim=64",
+    "model.language_model.pretrain.steps=4",
+    "model.language_model.pretrain.batch=4",
+    "model.qformer.hidden_dim=32",
+    "model.qformer.depth=2",
+    "model.qformer.mlp_dim=64",
+    "model.qformer.projection_dim=16",
+    "model.qformer.dropout=0.1",
+];

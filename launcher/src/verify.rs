@@ -16,28 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::cli::VerifyExactnessArgs;
 use crate::ranks::{Plan, Programs, quoted};
 
-/// Sizes at which a run takes seconds. Every part of it is the real one; dropout is on.
-const SMALL: &[&str] = &[
-    "data.sources[0].scenes=400",
-    "data.sources[0].test_scenes=4",
-    "data.sources[0].shard_rows=200",
+/// What the small run sets besides [`configs::SMALL`]: as many slices as there may be ranks, and checkpoints that do not
+/// depend on the clock.
+const SLICED: &[&str] = &[
     "data.lanes=16",
-    "data.shuffle_window_row_groups=1",
-    "model.image_encoder.width=32",
-    "model.image_encoder.depth=2",
-    "model.image_encoder.mlp_dim=64",
-    "model.image_encoder.pretrain.steps=4",
-    "model.image_encoder.pretrain.batch=4",
-    "model.language_model.hidden_dim=32",
-    "model.language_model.depth=1",
-    "model.language_model.mlp_dim=64",
-    "model.language_model.pretrain.steps=4",
-    "model.language_model.pretrain.batch=4",
-    "model.qformer.hidden_dim=32",
-    "model.qformer.depth=2",
-    "model.qformer.mlp_dim=64",
-    "model.qformer.projection_dim=16",
-    "model.qformer.dropout=0.1",
     "stages.representation.global_batch=32",
     "stages.representation.slices=16",
     "stages.representation.lr_schedule.warmup_steps=4",
@@ -120,7 +102,7 @@ impl Series<'_> {
     /// The settings of one run, whose shards and towers are shared with the others.
     fn settings(&self, output: &Path) -> Vec<String> {
         let shared = |name: &str| self.folder.join(self.dtype).join(name).display().to_string();
-        let mut set: Vec<String> = SMALL.iter().map(|set| (*set).to_owned()).collect();
+        let mut set: Vec<String> = configs::SMALL.iter().chain(SLICED).map(|set| (*set).to_owned()).collect();
         set.extend([
             format!("run.output={}", output.display()),
             format!("data.sources[0].uri={}", self.folder.join("shards").display()),

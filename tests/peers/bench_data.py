@@ -12,11 +12,11 @@ shared machine is images per CPU second (user + system, all threads and workers)
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
+
+from racing import processor, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -28,14 +28,6 @@ PEERS = [
     ("parquet + PIL", "parquet", "pil"),
     ("parquet + torchvision", "parquet", "torchvision"),
 ]
-
-
-def run(command):
-    """The finished command's standard output; ends the benchmark when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def ours(shards, images, resize):
@@ -71,13 +63,6 @@ def race(name, left, right, pairs):
         print(f"{name[0]:24} vs {name[1]:24} {rows[-1]['ours']:7.0f} / {rows[-1]['peer']:6.0f} {unit}, "
               f"ratio {rows[-1]['ratio_median']:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})", flush=True)
     return rows
-
-
-def processor():
-    """The processor's name, as Linux tells it."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = {line.split(":", 1)[1].strip() for line in file if line.startswith("model name")}
-    return f"{os.cpu_count()} x {', '.join(sorted(names))}, Linux {platform.release().split('-')[0]}"
 
 
 def main():

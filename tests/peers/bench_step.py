@@ -14,11 +14,11 @@ library's all-reduce: two ranks over MPI that take every step both ways, in turn
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
+
+from racing import processor, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -32,14 +32,6 @@ RACES = [
     ("stage 2, same work", 2, ["--fixed-text"], ["--caption-len", "fixed"]),
     ("stage 2, as trained", 2, [], ["--caption-len", "uniform"]),
 ]
-
-
-def run(command):
-    """The finished command's standard output; ends the benchmark when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def ours(args, stage, options):
@@ -91,13 +83,6 @@ def reductions(args):
     print(f"exact reduction costs {100 * statistics.median(costs):+.2f} % of a step against MPI's all-reduce "
           f"(95 % interval of the median {100 * costs[low]:+.2f} to {100 * costs[high]:+.2f} %, {n} pairs)", flush=True)
     return result
-
-
-def processor():
-    """The processor's name, as Linux tells it."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = {line.split(":", 1)[1].strip() for line in file if line.startswith("model name")}
-    return f"{os.cpu_count()} x {', '.join(sorted(names))}, Linux {platform.release().split('-')[0]}"
 
 
 def main():

@@ -13,28 +13,9 @@ use base64::Engine;
 use integration_tests::programs::{all_output, built, run_within};
 use safetensors::SafeTensors;
 
-/// Sizes at which a whole run takes seconds; every part of it is the real one.
-const SMALL: &[&str] = &[
-    "data.sources[0].scenes=400",
-    "data.sources[0].test_scenes=40",
-    "data.sources[0].shard_rows=200",
+/// What the small run sets besides [`configs::SMALL`].
+const SCHEDULE: &[&str] = &[
     "data.lanes=4",
-    "data.shuffle_window_row_groups=1",
-    "model.image_encoder.width=32",
-    "model.image_encoder.depth=2",
-    "model.image_encoder.mlp_dim=64",
-    "model.image_encoder.pretrain.steps=4",
-    "model.image_encoder.pretrain.batch=4",
-    "model.language_model.hidden_dim=32",
-    "model.language_model.depth=1",
-    "model.language_model.mlp_dim=64",
-    "model.language_model.pretrain.steps=4",
-    "model.language_model.pretrain.batch=4",
-    "model.qformer.hidden_dim=32",
-    "model.qformer.depth=2",
-    "model.qformer.mlp_dim=64",
-    "model.qformer.projection_dim=16",
-    "model.qformer.dropout=0.1",
     "stages.representation.steps=24",
     "stages.representation.global_batch=8",
     "stages.representation.slices=4",
@@ -59,7 +40,7 @@ fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
         format!("model.image_encoder.weights.uri={}", shared.join("image_encoder.safetensors").display()),
         format!("model.language_model.weights.uri={}", shared.join("language_model.safetensors").display()),
     ];
-    for set in SMALL.iter().map(|set| (*set).to_owned()).chain(places) {
+    for set in configs::SMALL.iter().chain(SCHEDULE).map(|set| (*set).to_owned()).chain(places) {
         command.args(["--set", &set]);
     }
     command

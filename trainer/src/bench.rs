@@ -11,9 +11,10 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainerError;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
+use crate::generator::seeded;
 use crate::model::eva_vit::EvaVit;
 use crate::model::opt::Opt;
-use crate::model::{Spec, Tensors, declare};
+use crate::model::{Scope, Spec, Tensors, declare};
 use crate::optimizer::adamw;
 use crate::precision::{compute_kind, kind_of};
 use crate::slices::SliceMap;
@@ -151,14 +152,13 @@ impl<'a> Bench<'a> {
             let random = Tensors::random(specs, 1, Device::Cpu);
             random.cast(kind_of(dtype)).cast(compute_kind(dtype, Device::Cpu))
         };
-        let build_tower = |scope: &crate::model::Scope<'_>| {
-            EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel)
-        };
+        let build_tower =
+            |scope: &Scope<'_>| EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
         let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
         let LanguageModelSizes::Opt(sizes) = run.model.language_model.sizes() else {
             unreachable!("invariant: the tiny preset has an OPT")
         };
-        let build_language_model = |scope: &crate::model::Scope<'_>| Opt::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
+        let build_language_model = |scope: &Scope<'_>| Opt::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
         let settings = run.model.language_model.settings();
         let language_model = build_language_model(&frozen(&declare(build_language_model)?, settings.dtype).scope(""))?
             .with_dropout(settings.dropout);
@@ -184,7 +184,7 @@ impl<'a> Bench<'a> {
         let mut rng = rng(slice);
         let lengths = lengths_of(&mut rng);
         let side = self.run.data.image_size as i64;
-        let generator = crate::generator::seeded(rng.next_u64().cast_signed());
+        let generator = seeded(rng.next_u64().cast_signed());
         let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, Device::Cpu));
         drop(generator);
         // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.

@@ -90,7 +90,7 @@ mod pass {
 /// The losses of stage 1 and the mean gradient over all slices, of the chunks that this rank updates.
 ///
 /// # Errors
-/// When ranks cannot talk, or training has diverged.
+/// When ranks cannot talk, or libtorch fails.
 pub fn representation(
     state: &State,
     model: &Model,
@@ -107,7 +107,7 @@ pub fn representation(
 /// (`[b, G]`, bool) and its similarities.
 ///
 /// # Errors
-/// When ranks cannot talk, or training has diverged.
+/// When ranks cannot talk, or libtorch fails.
 pub fn representation_with(
     state: &State,
     model: &Model,
