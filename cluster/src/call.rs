@@ -95,6 +95,27 @@ pub(crate) fn agree(number: u64, calls: &[Call]) -> Result<(), ClusterError> {
     Err(ClusterError::Mismatch { call: number, one: side(0), other: side(other) })
 }
 
+/// What all ranks are about to do, from the bytes that they gathered.
+pub(crate) fn read_calls(gathered: &[u8]) -> Result<Vec<Call>, ClusterError> {
+    let read = |bytes: &[u8]| Call::from_bytes(bytes).ok_or_else(|| ClusterError::NoCall { found: bytes.to_vec() });
+    gathered.chunks_exact(Call::BYTES).map(read).collect()
+}
+
+/// The sizes of a rank's side of an all-to-all: what it sends to each rank, then what it expects of each.
+pub(crate) fn size_bytes(parts: &[&[u8]], expected: &[usize]) -> Vec<u8> {
+    let sizes = parts.iter().map(|part| part.len()).chain(expected.iter().copied());
+    sizes.flat_map(|size| (size as u64).to_le_bytes()).collect()
+}
+
+/// The [`size_bytes`] of every rank.
+pub(crate) fn read_sizes(gathered: &[u8], world_size: usize) -> Vec<Vec<u64>> {
+    let numbers = |bytes: &[u8]| {
+        let numbers = bytes.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok());
+        numbers.map(u64::from_le_bytes).collect()
+    };
+    gathered.chunks_exact(16 * world_size).map(numbers).collect()
+}
+
 /// An all-to-all has one part and one size for every rank.
 pub(crate) fn check_parts(parts: &[&[u8]], expected: &[usize], world_size: usize) -> Result<(), ClusterError> {
     match [parts.len(), expected.len()].into_iter().find(|len| *len != world_size) {

@@ -8,7 +8,7 @@ use crate::{BufferMut, ClusterError};
 /// [`ClusterError::Mismatch`], which names both sides. Implementations take turns inside, so a call may come from any
 /// thread.
 pub trait Collective: Send + Sync {
-    /// The back end's name, for reports: `single`, `threads` or `mpi`.
+    /// The back end's name, for reports: `single`, `threads`, `mpi` or `nccl`.
     fn name(&self) -> &'static str;
 
     /// This process, from 0.

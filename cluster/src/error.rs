@@ -80,6 +80,21 @@ pub enum ClusterError {
         /// What another did.
         other: String,
     },
+    /// A rank sent something else than the call that it is about to make.
+    #[error("a rank announced {found:?}, which names no collective call; are all ranks the same build?")]
+    NoCall {
+        /// Its bytes.
+        found: Vec<u8>,
+    },
+    /// NCCL or CUDA cannot be used here, or failed.
+    #[error("{0}; `cluster.backend: mpi` works without NCCL")]
+    Nccl(#[from] nccl_rs::NcclError),
+    /// NCCL cannot be used by another rank.
+    #[error("rank {rank} cannot use NCCL, so no rank can; its own message says why")]
+    NcclElsewhere {
+        /// Which.
+        rank: usize,
+    },
     /// An all-to-all was given too few parts, or too many.
     #[error("an all-to-all was given {found} parts or sizes; it needs one for each of the {world_size} ranks")]
     Parts {

@@ -1,14 +1,17 @@
 //! Which rank am I, and how do ranks talk: topology and raw-buffer collectives.
 //!
 //! Knows nothing of tensors, configs or models. Back ends: [`Single`] for a world of one, [`Mpi`] for processes
-//! that an MPI launcher started, and [`Threads`] for checks inside one process; [`connect`] picks by [`Topology`].
+//! that an MPI launcher started, [`Nccl`] for their GPUs, and [`Threads`] for checks inside one process; [`connect`] picks
+//! by [`Topology`].
 
 mod buffer;
 mod call;
 mod collective;
 mod error;
 mod mpi;
+mod nccl;
 mod single;
+mod texts;
 mod threads;
 mod topology;
 
@@ -19,8 +22,10 @@ pub use buffer::BufferMut;
 pub use collective::Collective;
 pub use error::ClusterError;
 pub use mpi::{Mpi, MpiPiece, ThreadLevel, piece_candidates};
-pub use nccl_rs as nccl;
+pub use nccl::Nccl;
+pub use nccl_rs;
 pub use single::Single;
+pub use texts::{broadcast_text, gather_texts};
 pub use threads::Threads;
 pub use topology::{Launcher, Topology};
 

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::Serialize;
 
-use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts};
+use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_calls, read_sizes, size_bytes};
 use crate::{BufferMut, ClusterError, Collective};
 
 /// The interface of `cluster/mpi` that this file was written for.
@@ -224,15 +224,9 @@ impl Collective for Mpi {
     fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError> {
         check_parts(parts, expected, self.world_size)?;
         let turn = self.agreed(Call::plain(Operation::AllToAll))?;
+        agree_on_sizes(*turn, &read_sizes(&self.gather(&size_bytes(parts, expected))?, self.world_size))?;
         let send_sizes: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
         let receive_sizes: Vec<u64> = expected.iter().map(|size| *size as u64).collect();
-        let own: Vec<u8> = send_sizes.iter().chain(&receive_sizes).flat_map(|size| size.to_le_bytes()).collect();
-        let numbers = |bytes: &[u8]| {
-            let numbers = bytes.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok());
-            numbers.map(u64::from_le_bytes).collect()
-        };
-        let all: Vec<Vec<u64>> = self.gather(&own)?.chunks_exact(own.len()).map(numbers).collect();
-        agree_on_sizes(*turn, &all)?;
         let sent = parts.concat();
         let mut received = vec![0_u8; expected.iter().sum()];
         // SAFETY: one size per rank on either side, and buffers as long as the sizes' sums; all of them are apart.
@@ -272,12 +266,7 @@ impl Mpi {
     fn agreed(&self, call: Call) -> Result<MutexGuard<'_, u64>, ClusterError> {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         *calls += 1;
-        let read = |bytes: &[u8]| {
-            let reason = || failure("agreement", format!("a rank sent {bytes:?}, which names no call"));
-            Call::from_bytes(bytes).ok_or_else(reason)
-        };
-        let all = self.gather(&call.to_bytes())?.chunks_exact(Call::BYTES).map(read).collect::<Result<Vec<_>, _>>()?;
-        agree(*calls, &all)?;
+        agree(*calls, &read_calls(&self.gather(&call.to_bytes())?)?)?;
         Ok(calls)
     }
 

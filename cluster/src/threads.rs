@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
-use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts};
+use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_sizes, size_bytes};
 use crate::{BufferMut, ClusterError, Collective};
 
 /// One rank of a world of threads.
@@ -149,15 +149,10 @@ impl Collective for Threads {
 
     fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError> {
         check_parts(parts, expected, self.world.size)?;
-        let sizes = parts.iter().map(|part| part.len()).chain(expected.iter().copied());
-        let sizes: Vec<u8> = sizes.flat_map(|size| (size as u64).to_le_bytes()).collect();
-        let brought = parts.iter().map(|part| part.to_vec()).chain([sizes]).collect();
+        let brought = parts.iter().map(|part| part.to_vec()).chain([size_bytes(parts, expected)]).collect();
         let all = self.meet(Call::plain(Operation::AllToAll), brought)?;
-        let sizes = |deposit: &Deposit| {
-            let numbers = deposit.parts[self.world.size].chunks_exact(8);
-            numbers.filter_map(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes).collect()
-        };
-        agree_on_sizes(self.calls.load(Ordering::Relaxed), &all.iter().map(sizes).collect::<Vec<_>>())?;
+        let sizes: Vec<u8> = all.iter().flat_map(|deposit| deposit.parts[self.world.size].iter().copied()).collect();
+        agree_on_sizes(self.calls.load(Ordering::Relaxed), &read_sizes(&sizes, self.world.size))?;
         Ok(all.iter().map(|deposit| deposit.parts[self.rank].clone()).collect())
     }
 

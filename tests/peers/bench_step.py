@@ -5,10 +5,11 @@
 
 Both have random weights and inputs of the `mid` sizes (tower 12 x 384, Q-Former 6 x 384, OPT 6 x 512, 224 pixels), the same
 libtorch, float32, dropout 0.1 on both sides, and as many threads. A pair is one process of each; the ratio of their median
-steps is taken pair by pair. "same work": captions of 32 tokens, every image's keys and values projected once, on both sides.
-"as trained": captions of 6 to 32 tokens; ours pads to the longest of the batch and projects keys and values once, the peer
-pads to 32 and projects them at each use, as the published code does. The last row is the exact reduction against the
-library's all-reduce: two ranks over MPI that take every step both ways, in turn.
+steps is taken pair by pair. "same work": captions of 32 tokens, every image's keys and values projected at each use, on both
+sides; "projected once": the same, once on both sides. "as trained": captions of 6 to 32 tokens; ours pads to the longest of
+the batch and projects keys and values once, the peer pads to 32 and projects them at each use, as the published code does.
+Then the exact reduction against the library's all-reduce: two ranks over MPI that take every step both ways, in turn. Last,
+not a race: bytes that ranks receive in worlds of 2, 4 and 8, and what the memory of a rank is made of.
 """
 
 import argparse
@@ -27,7 +28,8 @@ PEER = os.path.join(HERE, "pytorch_step", "pytorch_step.py")
 
 RACES = [
     # name, stage, our options, the peer's options
-    ("stage 1, same work", 1, ["--fixed-text"], ["--caption-len", "fixed", "--reuse-image-kv"]),
+    ("stage 1, same work", 1, ["--fixed-text", "--project-each-use"], ["--caption-len", "fixed"]),
+    ("stage 1, projected once", 1, ["--fixed-text"], ["--caption-len", "fixed", "--reuse-image-kv"]),
     ("stage 1, as trained", 1, [], ["--caption-len", "uniform"]),
     ("stage 2, same work", 2, ["--fixed-text"], ["--caption-len", "fixed"]),
     ("stage 2, as trained", 2, [], ["--caption-len", "uniform"]),
@@ -85,6 +87,29 @@ def reductions(args):
     return result
 
 
+def traffic(args):
+    """Bytes that a rank receives in one step, by the size of the world."""
+    found = json.loads(run([BLIP2, "bench", "step", "--", "--count-traffic", "--batch", str(args.traffic_images)]))["rows"]
+    print(f"received by a rank in one step, MB, {args.traffic_images} images on each:")
+    print("ranks  drawn images  one slice  all images, were they gathered  gradients  features, texts and weights")
+    for it in found:
+        sizes = [it[name] / 1e6 for name in ("negatives_bytes", "bytes_of_one_slice", "gather_of_all_images_bytes",
+                                             "gradients_bytes", "gathered_bytes")]
+        print(f"{it['world_size']:5}  {sizes[0]:12.3f}  {sizes[1]:9.3f}  {sizes[2]:30.3f}  {sizes[3]:9.1f}  {sizes[4]:26.1f}", flush=True)
+    return found
+
+
+def memory(args):
+    """What a rank's memory is made of, for both stages and formats."""
+    rows = []
+    for stage in (1, 2):
+        found = json.loads(run([BLIP2, "bench", "step", "--threads", str(args.threads), "--", "--stage", str(stage), "--batch",
+                                str(args.batch), "--steps", "3", "--warmup", "1", "--fixed-text"]))["memory_bytes"]
+        rows.append({"stage": stage, **found})
+        print(f"stage {stage}, MiB: " + ", ".join(f"{name} {size / 2**20:.0f}" for name, size in found.items()), flush=True)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
@@ -92,6 +117,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--traffic-images", type=int, default=4, help="on each rank, for the count of bytes")
     parser.add_argument("--reduction-steps", type=int, default=30)
     parser.add_argument("--attention", default="math", choices=("math", "flash"), help="ours")
     parser.add_argument("--only", help="races whose name holds this")
@@ -107,9 +133,10 @@ def main():
         rows[-2]["peak_memory_bytes"] = {"ours": max(a[2] for a, _ in pairs), "peer": max(b[2] for _, b in pairs)}
     if not args.only or args.only in "exact reduction":
         rows.append(reductions(args))
+    counted = {} if args.only else {"traffic": traffic(args), "memory": memory(args)}
     if args.json:
         report = {"schema_version": 1, "command": " ".join(["tests/peers/bench_step.py", *sys.argv[1:]]), "machine": processor(),
-                  "settings": vars(args), "rows": rows}
+                  "settings": vars(args), "rows": rows, **counted}
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)
             file.write("\n")

@@ -7,9 +7,11 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
-use cluster::nccl::{self, Nccl};
-use cluster::{BufferMut, ClusterError, Collective, Mpi, MpiPiece, Single, Threads, Topology};
+use cluster::nccl_rs::{self, Communicator, Cuda, DataType, DeviceBuffer, NcclError};
+use cluster::{BufferMut, ClusterError, Collective, Mpi, MpiPiece, Nccl, Single, Threads, Topology};
 use half::{bf16, f16};
 use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::{ranks, skip::skip};
@@ -173,19 +175,20 @@ fn single_conforms() {
 #[test]
 fn threads_conform_on_1_to_16_ranks() {
     for size in [1, 2, 3, 5, 16] {
-        std::thread::scope(|scope| {
-            let ranks: Vec<_> = Threads::world(size)
-                .into_iter()
-                .map(|rank| {
-                    scope.spawn(move || {
-                        conformance(&rank);
-                        rank.finish().unwrap();
-                    })
-                })
-                .collect();
-            ranks.into_iter().for_each(|rank| rank.join().unwrap());
+        on_threads(size, |rank| {
+            conformance(&rank);
+            rank.finish().unwrap();
         });
     }
+}
+
+/// Runs every rank of a world of threads.
+fn on_threads(size: usize, rank: impl Fn(Threads) + Sync) {
+    let rank = &rank;
+    thread::scope(|scope| {
+        let ranks = Threads::world(size).into_iter().map(|one| scope.spawn(move || rank(one)));
+        ranks.collect::<Vec<_>>().into_iter().for_each(|rank| rank.join().unwrap());
+    });
 }
 
 #[test]
@@ -228,17 +231,179 @@ fn nccl_gives_its_version_and_unique_ids_without_a_gpu() {
         assert!(output.status.success(), "{}", all_output(&output));
         return;
     }
-    let torch = env::var_os("LIBTORCH").map_or_else(|| checkout().join(".deps/site/torch"), PathBuf::from);
-    let library = match Nccl::load(&nccl::candidates(None, Some(&torch))) {
+    let library = match nccl_rs::Nccl::load(&nccl_rs::candidates(None, Some(&torch()))) {
         Ok(library) => library,
         Err(error) => return skip(TEST, &format!("{error} (TORCH_CUDA=1 make setup brings it)")),
     };
-    assert!(library.version().unwrap() >= nccl::Version { major: 2, minor: 18, patch: 0 });
+    assert!(library.version().unwrap() >= nccl_rs::Version { major: 2, minor: 18, patch: 0 });
     let id = library.unique_id().unwrap();
     assert_ne!(id, library.unique_id().unwrap());
-    assert_eq!(nccl::UniqueId::from_bytes(*id.as_bytes()), id);
+    assert_eq!(nccl_rs::UniqueId::from_bytes(*id.as_bytes()), id);
     assert!(library.error_string(4).contains("invalid argument"), "{}", library.error_string(4));
     assert!(!library.error_string(12345).is_empty());
+}
+
+fn torch() -> PathBuf {
+    env::var_os("LIBTORCH").map_or_else(|| checkout().join(".deps/site/torch"), PathBuf::from)
+}
+
+/// Several GPUs that are threads of this process and host memory (`tests/doubles/nccl.cpp`): a mock, as no test machine has
+/// several GPUs.
+fn stand_in() -> &'static (nccl_rs::Nccl, Cuda) {
+    static LIBRARIES: OnceLock<(nccl_rs::Nccl, Cuda)> = OnceLock::new();
+    LIBRARIES.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libnccl_double.so");
+        let mut compiler = Command::new(env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+        compiler.args(["-std=c++17", "-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&library);
+        let output = run_within(120, compiler.arg(checkout().join("tests/doubles/nccl.cpp")));
+        assert!(output.status.success(), "{}", all_output(&output));
+        let paths = [library];
+        (nccl_rs::Nccl::load(&paths).unwrap(), Cuda::load(&paths).unwrap())
+    })
+}
+
+#[test]
+fn nccl_conforms_on_a_stand_in_for_1_to_16_gpus() {
+    for size in [1, 2, 3, 5, 16] {
+        on_threads(size, |rank| {
+            let local_rank = rank.rank();
+            let ranks = Nccl::join(Arc::new(rank), Ok(stand_in().clone()), local_rank).unwrap();
+            conformance(&ranks);
+            ranks.finish().unwrap();
+        });
+    }
+}
+
+#[test]
+fn nccl_conforms_on_the_gpus_of_this_machine() {
+    const TEST: &str = "nccl_conforms_on_the_gpus_of_this_machine";
+    let cuda = Cuda::load(&nccl_rs::cuda_candidates(None, Some(&torch())));
+    let nccl = nccl_rs::Nccl::load(&nccl_rs::candidates(None, Some(&torch())));
+    let (cuda, nccl) = match (cuda, nccl) {
+        (Ok(cuda), Ok(nccl)) => (cuda, nccl),
+        (Err(error), _) | (_, Err(error)) => return skip(TEST, &error.to_string()),
+    };
+    let devices = match cuda.device_count() {
+        Ok(devices) => devices,
+        Err(error) => return skip(TEST, &error.to_string()),
+    };
+    on_threads(devices, |rank| {
+        let local_rank = rank.rank();
+        let ranks = Nccl::join(Arc::new(rank), Ok((nccl.clone(), cuda.clone())), local_rank).unwrap();
+        conformance(&ranks);
+        ranks.finish().unwrap();
+    });
+}
+
+#[test]
+fn a_rank_without_nccl_is_an_error_for_all_of_them() {
+    on_threads(3, |rank| {
+        let number = rank.rank();
+        let libraries = match number {
+            1 => nccl_rs::Nccl::load(&[PathBuf::from("/nonexistent/libnccl.so.2")]).map(|_| unreachable!()),
+            _ => Ok(stand_in().clone()),
+        };
+        let error = Nccl::join(Arc::new(rank), libraries, number).map(|_| ()).unwrap_err();
+        match (number, &error) {
+            (1, ClusterError::Nccl(NcclError::NotFound { .. })) => {
+                assert!(error.to_string().contains("/nonexistent/libnccl.so.2"), "{error}");
+            }
+            (_, ClusterError::NcclElsewhere { rank }) => assert_eq!(*rank, 1),
+            _ => panic!("{error}"),
+        }
+    });
+}
+
+/// Every rank of a world of communicators over the stand-in.
+fn on_communicators(size: usize, rank: impl Fn(&Communicator) + Sync) {
+    let id = stand_in().0.unique_id().unwrap();
+    on_threads(size, |ranks| {
+        let (nccl, cuda) = stand_in();
+        let place = (ranks.rank(), ranks.world_size());
+        rank(&Communicator::join(nccl, cuda, ranks.rank(), place, &id).unwrap());
+        ranks.finish().unwrap();
+    });
+}
+
+#[test]
+fn a_communicator_adds_every_type_and_scatters_sums() {
+    on_communicators(3, |communicator| {
+        let types: [(DataType, Vec<u8>, Vec<u8>); 6] = [
+            (DataType::U8, vec![2, 3], vec![6, 9]),
+            (DataType::U64, (1_u64 << 40).to_le_bytes().to_vec(), (3_u64 << 40).to_le_bytes().to_vec()),
+            (DataType::F16, f16::from_f32(0.5).to_le_bytes().to_vec(), f16::from_f32(1.5).to_le_bytes().to_vec()),
+            (DataType::Bf16, bf16::from_f32(-2.0).to_le_bytes().to_vec(), bf16::from_f32(-6.0).to_le_bytes().to_vec()),
+            (DataType::F32, 0.25_f32.to_le_bytes().to_vec(), 0.75_f32.to_le_bytes().to_vec()),
+            (DataType::F64, 1e300_f64.to_le_bytes().to_vec(), 3e300_f64.to_le_bytes().to_vec()),
+        ];
+        for (data_type, own, expected) in types {
+            let buffer = DeviceBuffer::new(communicator, own.len()).unwrap();
+            communicator.copy_to_device(&own, &buffer.whole()).unwrap();
+            communicator.all_reduce_sum(&buffer.whole(), data_type).unwrap();
+            let mut sum = vec![0; own.len()];
+            communicator.copy_to_host(&buffer.whole(), &mut sum, "the test's sum").unwrap();
+            assert_eq!(sum, expected, "{data_type:?}");
+        }
+        let own: Vec<u8> = (0..6).flat_map(|index| (index as f32).to_le_bytes()).collect();
+        let (whole, mine) =
+            (DeviceBuffer::new(communicator, own.len()).unwrap(), DeviceBuffer::new(communicator, 8).unwrap());
+        communicator.copy_to_device(&own, &whole.whole()).unwrap();
+        communicator.reduce_scatter_sum(&whole.whole(), &mine.whole(), DataType::F32).unwrap();
+        let mut sum = [0; 8];
+        communicator.copy_to_host(&mine.whole(), &mut sum, "the test's sum").unwrap();
+        let first = 3.0 * 2.0 * communicator.rank() as f32;
+        assert_eq!(sum[..4], first.to_le_bytes());
+        assert_eq!(sum[4..], (first + 3.0).to_le_bytes());
+    });
+}
+
+#[test]
+fn lengths_and_numbers_that_cannot_be_are_errors() {
+    let (nccl, cuda) = stand_in();
+    let id = nccl.unique_id().unwrap();
+    let join = |device: usize, place: (usize, usize)| Communicator::join(nccl, cuda, device, place, &id);
+    assert!(matches!(join(0, (2, 2)), Err(NcclError::Number { name: "the rank", found: 2, .. })));
+    assert!(matches!(join(99, (0, 1)), Err(NcclError::Number { name: "the device", found: 99, .. })));
+    let alone = join(0, (0, 1)).unwrap();
+    let buffer = DeviceBuffer::new(&alone, 10).unwrap();
+    let length = |outcome: Result<(), NcclError>| matches!(outcome, Err(NcclError::Length { .. }));
+    assert!(length(buffer.part(4..11).map(|_| ())));
+    assert!(length(alone.all_reduce_sum(&buffer.whole(), DataType::F32)));
+    assert!(length(alone.copy_to_device(&[0; 9], &buffer.whole())));
+    assert!(length(alone.copy_to_host(&buffer.whole(), &mut [0; 11], "nothing")));
+    assert!(length(alone.all_gather(&buffer.part(0..4).unwrap(), &buffer.part(0..8).unwrap())));
+    assert!(matches!(alone.broadcast(&buffer.whole(), 1), Err(NcclError::Number { .. })));
+    assert!(matches!(alone.group().unwrap().send(&buffer.whole(), 1), Err(NcclError::Number { .. })));
+}
+
+#[test]
+fn a_communicator_that_fails_says_during_what_and_is_aborted() {
+    on_communicators(2, |communicator| {
+        // Ranks that disagree never get done, and NCCL tells so while they wait.
+        let len = 4 * (1 + communicator.rank());
+        let buffer = DeviceBuffer::new(communicator, len).unwrap();
+        communicator.all_reduce_sum(&buffer.whole(), DataType::F32).unwrap();
+        let error = communicator.copy_to_host(&buffer.whole(), &mut vec![0; len], "the sum of the test").unwrap_err();
+        assert!(matches!(error, NcclError::Async { .. }), "{error}");
+        assert!(error.to_string().contains("the sum of the test") && error.to_string().contains("invalid usage"));
+        let after = communicator.wait("nothing").unwrap_err().to_string();
+        assert!(after.contains("was aborted before"), "{after}");
+    });
+}
+
+#[test]
+fn aborting_one_rank_wakes_the_others() {
+    on_communicators(2, |communicator| {
+        if communicator.rank() == 0 {
+            let buffer = DeviceBuffer::new(communicator, 4).unwrap();
+            communicator.all_reduce_sum(&buffer.whole(), DataType::F32).unwrap();
+            let error = communicator.wait("a sum without the other rank").unwrap_err().to_string();
+            assert!(error.contains("a sum without the other rank") && error.contains("remote process"), "{error}");
+        } else {
+            communicator.abort();
+        }
+    });
 }
 
 #[test]

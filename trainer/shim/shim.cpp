@@ -2,11 +2,14 @@
 // leaves a body.
 
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string>
 #include <vector>
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 
@@ -43,6 +46,12 @@ extern "C" {
 // Operators that have a deterministic and another implementation take the first, and refuse where there is none.
 int blip2_be_deterministic(char *error, size_t capacity) {
   return guarded(error, capacity, [] {
+    // MKL reads its reproducibility mode at its first call: the processor's best branch, with results that do not depend on
+    // where memory lies. Processors of other makers would get MKL's slowest branch for it, and keep MKL's own choice.
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_is("intel")) setenv("MKL_CBWR", "AUTO", 0);
+#endif
     auto &context = at::globalContext();
     context.setDeterministicAlgorithms(true, false);
     // Memory is not filled with NaN: that helps to find reads of uninitialised memory and costs a pass over everything.
@@ -54,6 +63,19 @@ int blip2_be_deterministic(char *error, size_t capacity) {
 }
 
 int blip2_is_deterministic() { return at::globalContext().deterministicAlgorithms() ? 1 : 0; }
+
+// What results of this processor depend on: names and values, a line each.
+int blip2_describe(char *text, size_t capacity) {
+  return guarded(text, capacity, [&] {
+    const char *mode = std::getenv("MKL_CBWR");
+    // The first line of a version text is its name and number.
+    auto line = [](const std::string &version) { return version.substr(0, version.find('\n')); };
+    std::string out = "cpu_capability=" + at::get_cpu_capability() + "\nmkl=" + line(at::get_mkl_version()) +
+                      "\nonednn=" + line(at::get_mkldnn_version()) + "\nmkl_reproducibility=" + (mode ? mode : "default") + "\n";
+    std::strncpy(text, out.c_str(), capacity - 1);
+    text[capacity - 1] = '\0';
+  });
+}
 
 // One update by AdamW of `count` flat tensors. `step` counts updates from 1.
 int blip2_fused_adamw(void *const *weights, void *const *gradients, void *const *means, void *const *squares, size_t count,

@@ -1,9 +1,10 @@
 //! `blip2-rank bench-step`: whole training steps of a model of middling size, timed. Weights and inputs are random
 //! numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
 
+use std::cell::Cell;
 use std::time::Instant;
 
-use cluster::Collective;
+use cluster::{Collective, Threads};
 use configs::{LanguageModelSizes, Overrides, Reduction, Run, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use serde_json::{Value, json};
@@ -12,16 +13,17 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::TrainerError;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
+use crate::losses::itc::Contrast;
 use crate::model::eva_vit::EvaVit;
 use crate::model::opt::Opt;
 use crate::model::{Scope, Spec, Tensors, declare};
 use crate::optimizer::adamw;
 use crate::precision::{compute_kind, kind_of};
-use crate::slices::SliceMap;
+use crate::slices::{SliceMap, Traffic};
 use crate::stage1::{Stage1, Text};
 use crate::stage2::Stage2;
 use crate::state::State;
-use crate::step::{Losses, Slice, StepKey, generative, representation};
+use crate::step::{Losses, Slice, StepKey, Variant, draw_negatives, generative, representation_with};
 
 /// Batches that are made before and used in turns.
 const BATCHES: u64 = 4;
@@ -51,6 +53,8 @@ pub struct Options {
     pub fixed_text: bool,
     /// Whether captions are padded to `text_tokens` even where the longest of the batch is shorter.
     pub pad_to_limit: bool,
+    /// Whether keys and values of an image are computed once per step, or at each use.
+    pub project_once: bool,
     /// Times each step with the exact reduction and with the library's all-reduce, in turns.
     pub compare_reductions: bool,
 }
@@ -61,6 +65,7 @@ pub struct Options {
 /// When the options do not fit together, or ranks cannot talk.
 pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, TrainerError> {
     let run = run_of(options)?;
+    let before_models = memory_bytes("VmRSS:");
     let bench = Bench::new(&run, options)?;
     let kinds: &[Reduction] =
         if options.compare_reductions { &[Reduction::Exact, Reduction::AllReduce] } else { &[Reduction::Exact] };
@@ -77,10 +82,52 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "schema_version": 1,
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
         "attention": options.attention, "dropout": options.dropout, "text_tokens": options.text_tokens,
-        "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit, "world_size": ranks.world_size(),
+        "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit,
+        "project_once": options.project_once, "world_size": ranks.world_size(),
         "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
-        "reductions": names, "sides": sides, "peak_memory_bytes": peak_bytes(),
+        "reductions": names, "sides": sides, "peak_memory_bytes": memory_bytes("VmHWM:"),
+        "memory_bytes": bench.parts(before_models, kinds.len()),
     }))
+}
+
+/// Bytes that the ranks of worlds of several sizes receive in one step of stage 1, with one slice of `options.batch` images
+/// per rank: the most that any rank received. Ranks are threads.
+///
+/// # Errors
+/// When the options do not fit together.
+pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerError> {
+    let one = |world_size: usize| {
+        let options =
+            Options { stage: 1, batch: options.batch * world_size, slices: world_size, ..options.clone() };
+        let run = run_of(&options)?;
+        let received = std::thread::scope(|scope| {
+            let rank = |ranks: Threads| {
+                let (run, options) = (&run, &options);
+                move || {
+                    let bench = Bench::new(run, options)?;
+                    let mut side = Side::new(&bench, &ranks, Reduction::Exact)?;
+                    side.step(&bench, 0)?;
+                    ranks.finish()?;
+                    Ok::<_, TrainerError>(side.map.traffic())
+                }
+            };
+            let ranks: Vec<_> = Threads::world(world_size).into_iter().map(|one| scope.spawn(rank(one))).collect();
+            let joined = ranks.into_iter().map(|rank| rank.join().expect("a rank panicked, and said why"));
+            joined.collect::<Result<Vec<Traffic>, _>>()
+        })?;
+        let most = |part: fn(&Traffic) -> usize| received.iter().map(part).max().unwrap_or(0);
+        let encoder = &run.model.image_encoder;
+        let row = encoder.num_tokens() * encoder.sizes().width * kind_of(encoder.dtype()).elt_size_in_bytes();
+        Ok(json!({
+            "world_size": world_size, "images_per_rank": options.batch / world_size,
+            "negatives_bytes": most(|it| it.negatives),
+            "bytes_of_one_slice": options.batch / world_size * row,
+            "gather_of_all_images_bytes": (options.batch - options.batch / world_size) * row,
+            "gradients_bytes": most(|it| it.gradients), "gathered_bytes": most(|it| it.gathered),
+        }))
+    };
+    let rows = worlds.iter().map(|size| one(*size)).collect::<Result<Vec<Value>, TrainerError>>()?;
+    Ok(json!({ "schema_version": 1, "rows": rows }))
 }
 
 fn elements(spec: &Spec) -> i64 {
@@ -142,15 +189,21 @@ struct Bench<'a> {
     tower: EvaVit,
     language_model: Opt,
     specs: Vec<Spec>,
+    /// Of the frozen towers.
+    frozen_bytes: u64,
     options: &'a Options,
 }
 
 impl<'a> Bench<'a> {
     fn new(run: &'a Run, options: &'a Options) -> Result<Self, TrainerError> {
         let (encoder, kernel) = (&run.model.image_encoder, run.model.attention);
+        let frozen_bytes = Cell::new(0);
         let frozen = |specs: &[Spec], dtype| {
             let random = Tensors::random(specs, 1, Device::Cpu);
-            random.cast(kind_of(dtype)).cast(compute_kind(dtype, Device::Cpu))
+            let tensors = random.cast(kind_of(dtype)).cast(compute_kind(dtype, Device::Cpu));
+            let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+            frozen_bytes.set(frozen_bytes.get() + tensors.iter().map(|(_, tensor)| bytes(tensor) as u64).sum::<u64>());
+            tensors
         };
         let build_tower =
             |scope: &Scope<'_>| EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
@@ -167,7 +220,19 @@ impl<'a> Bench<'a> {
             _ => Stage2::specs(&run.model)?,
         };
         let stage = &run.stages[options.stage.clamp(1, 2) - 1];
-        Ok(Self { run, stage, tower, language_model, specs, options })
+        Ok(Self { run, stage, tower, language_model, specs, frozen_bytes: frozen_bytes.get(), options })
+    }
+
+    /// What a rank's memory is made of: the process before the models, the models, and what steps need beyond. With
+    /// `states` training states; a gradient is held once by the leaves and once flat.
+    fn parts(&self, before_models: Option<u64>, states: usize) -> Value {
+        let weights = 4 * self.specs.iter().map(elements).sum::<i64>() as u64 * states as u64;
+        let parts = [before_models.unwrap_or(0), self.frozen_bytes, weights, 2 * weights, 2 * weights / states as u64];
+        let peak = memory_bytes("VmHWM:").unwrap_or(0);
+        json!({
+            "process": parts[0], "frozen": parts[1], "master_weights": parts[2], "moments": parts[3], "gradients": parts[4],
+            "activations_and_workspace": peak.saturating_sub(parts.iter().sum()), "peak": peak,
+        })
     }
 
     /// Pixels and captions of a slice of a step.
@@ -240,7 +305,13 @@ impl<'a> Side<'a> {
         let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
         let model = &bench.run.model;
         let (losses, gradient): (Losses, Tensor) = match bench.stage {
-            Stage::Representation(stage) => representation(&self.state, model, stage, &slices, &self.map, key)?,
+            Stage::Representation(stage) => {
+                let choose = |slice: usize, partners: &Tensor, itc: &Contrast| {
+                    draw_negatives(stage, key, slice, partners, itc)
+                };
+                let variant = Variant { model, stage, choose: &choose, project_once: bench.options.project_once };
+                representation_with(&self.state, &variant, &slices, &self.map, key)?
+            }
             Stage::Generative(stage) => {
                 generative(&self.state, model, stage, &bench.language_model, &slices, &self.map, key)?
             }
@@ -270,9 +341,9 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Largest resident size of this process so far.
-fn peak_bytes() -> Option<u64> {
+/// A line of Linux's account of this process, in bytes.
+fn memory_bytes(line: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+    let found = status.lines().find(|text| text.starts_with(line))?;
+    Some(found.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }

@@ -1,6 +1,11 @@
 //! Nothing that is not a number reaches the weights: an update whose gradient is not finite is left out and reported with
 //! its samples, and too many in a row end the run.
+//!
+//! f16 ends at 65,504 and at 6e-8. Where a run computes in it, losses are multiplied by a scale before the backward pass and
+//! gradients are divided by it after: the scale is halved when a gradient overflows, and doubled after
+//! [`GROW_AFTER`] updates without that. It is a power of two, which rounds nothing.
 
+use configs::Dtype;
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -9,25 +14,54 @@ use crate::events::Events;
 use crate::slices::SliceMap;
 use crate::step::Slice;
 
+/// The scale that an f16 run starts with, as `torch.amp.GradScaler`.
+const FIRST_SCALE: f64 = 65_536.0;
+/// Updates after which the scale is doubled, as `torch.amp.GradScaler`.
+const GROW_AFTER: u64 = 2000;
+
 /// What was left out so far. Every rank counts alike, as all see the same norm; checkpoints keep the counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FiniteGuard {
     /// Since the last update that was made.
     in_a_row: u64,
     /// In this stage.
     skipped: u64,
+    /// What losses are multiplied by, where something is computed in f16.
+    scale: Option<f64>,
+    /// Updates since the scale was changed.
+    at_this_scale: u64,
 }
 
 impl FiniteGuard {
     /// The counts that a checkpoint kept; nothing was left out where it kept none.
     pub fn of_ledger(ledger: &Value) -> Self {
         let count = |name: &str| ledger[name].as_u64().unwrap_or(0);
-        Self { in_a_row: count("skipped_in_a_row"), skipped: count("skipped_updates") }
+        Self {
+            in_a_row: count("skipped_in_a_row"),
+            skipped: count("skipped_updates"),
+            scale: ledger["loss_scale"].as_f64(),
+            at_this_scale: count("updates_at_this_loss_scale"),
+        }
+    }
+
+    /// The guard of a stage that begins, which back-propagates through these formats.
+    pub fn of_formats(formats: &[Dtype]) -> Self {
+        Self { scale: formats.contains(&Dtype::F16).then_some(FIRST_SCALE), ..Self::default() }
+    }
+
+    /// What losses are multiplied by before the backward pass, and gradients divided by after it.
+    pub fn loss_scale(&self) -> f64 {
+        self.scale.unwrap_or(1.0)
     }
 
     /// For a checkpoint.
     pub fn ledger(&self) -> Value {
-        json!({ "skipped_in_a_row": self.in_a_row, "skipped_updates": self.skipped })
+        let mut ledger = json!({ "skipped_in_a_row": self.in_a_row, "skipped_updates": self.skipped });
+        if let Some(scale) = self.scale {
+            ledger["loss_scale"] = json!(scale);
+            ledger["updates_at_this_loss_scale"] = json!(self.at_this_scale);
+        }
+        ledger
     }
 
     /// Updates left out in this stage.
@@ -49,20 +83,43 @@ impl FiniteGuard {
     ) -> Result<bool, TrainerError> {
         if grad_norm.is_finite() {
             self.in_a_row = 0;
+            self.grow();
             return Ok(true);
         }
-        self.in_a_row += 1;
         self.skipped += 1;
+        // An overflow of f16 is expected now and then; a broken batch goes on failing when the scale is 1.
+        let overflowed = self.shrink();
+        self.in_a_row += u64::from(!overflowed);
         let samples = samples_of_all(slices, map)?;
+        let why = match overflowed {
+            true => format!("the loss scale is halved to {}", self.loss_scale()),
+            false => format!("{} in a row, at most {limit}", self.in_a_row),
+        };
         events.message(format!(
-            "step {step}: the gradient's norm is {grad_norm}; the update is left out ({} in a row, at most {limit}). \
-             Rows of the catalogue in this batch: {samples:?}",
-            self.in_a_row
+            "step {step}: the gradient's norm is {grad_norm}; the update is left out ({why}). \
+             Rows of the catalogue in this batch: {samples:?}"
         ));
         match self.in_a_row > limit {
             true => Err(TrainerError::NotFinite { step, in_a_row: self.in_a_row, limit, samples }),
             false => Ok(false),
         }
+    }
+
+    fn grow(&mut self) {
+        let Some(scale) = &mut self.scale else { return };
+        self.at_this_scale += 1;
+        if self.at_this_scale == GROW_AFTER {
+            *scale *= 2.0;
+            self.at_this_scale = 0;
+        }
+    }
+
+    /// Halves the scale; says whether there was one to halve.
+    fn shrink(&mut self) -> bool {
+        let Some(scale) = self.scale.as_mut().filter(|scale| **scale > 1.0) else { return false };
+        *scale /= 2.0;
+        self.at_this_scale = 0;
+        true
     }
 }
 
@@ -85,6 +142,36 @@ mod tests {
 
     use super::*;
     use crate::stage1::Text;
+
+    #[test]
+    fn the_loss_scale_of_f16_is_halved_by_overflows_and_doubled_without_them() {
+        let empty = || Tensor::zeros([2, 1], (Kind::Int64, Device::Cpu));
+        let slices =
+            [Slice { index: 0, patches: empty(), text: Text { ids: empty(), mask: empty() }, samples: vec![3], image_ids: None }];
+        let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
+        let allows = |guard: &mut FiniteGuard, norm: f64| guard.allows(norm, 5, 0, (&slices, &map), Events::Silent);
+        assert_eq!(FiniteGuard::of_formats(&[Dtype::Bf16, Dtype::F32]).loss_scale(), 1.0);
+        let mut guard = FiniteGuard::of_formats(&[Dtype::Bf16, Dtype::F16]);
+        assert_eq!(guard.loss_scale(), 65_536.0);
+        assert!(!allows(&mut guard, f64::INFINITY).unwrap());
+        assert_eq!(guard.loss_scale(), 32_768.0);
+        for update in 1..GROW_AFTER {
+            // A checkpoint in between keeps the scale and the count.
+            guard = FiniteGuard::of_ledger(&guard.ledger());
+            assert!(allows(&mut guard, 1.0).unwrap() && guard.loss_scale() == 32_768.0, "{update}");
+        }
+        assert!(allows(&mut guard, 1.0).unwrap());
+        assert_eq!(guard.loss_scale(), 65_536.0);
+        // A batch that no scale helps ends the run, and the scale can grow again from 1.
+        for _ in 0..16 {
+            assert!(!allows(&mut guard, f64::NAN).unwrap());
+        }
+        assert_eq!(guard.loss_scale(), 1.0);
+        let error = allows(&mut guard, f64::NAN).unwrap_err().to_string();
+        assert!(error.contains("[3]"), "{error}");
+        (0..GROW_AFTER).for_each(|_| assert!(allows(&mut guard, 1.0).unwrap()));
+        assert_eq!((guard.loss_scale(), guard.skipped()), (2.0, 18));
+    }
 
     #[test]
     fn updates_are_left_out_until_the_limit_and_the_error_names_the_samples() {

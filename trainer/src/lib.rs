@@ -1,8 +1,7 @@
 //! One rank of a run: models, losses, optimiser, step, checkpoints; the only crate that links libtorch.
 //!
-//! What is here so far: [`libraries`] loads what is optional at run time, and [`self_check`] says what
-//! was found; [`checkpoint`] is the run's folder with its log, [`metrics`] and [`tensorboard`] are what a run reports,
-//! [`schedule`] is the learning rate. Programs call [`libraries::load_cuda`] before anything of `tch`:
+//! [`train`] is a run on one screen; [`step`] is what it repeats, [`slices`] how ranks share it, [`state`] what it changes, and
+//! [`checkpoint`] where that is kept. Programs call [`libraries::load_cuda`] before anything of `tch`:
 //!
 //! ```
 //! let cuda = trainer::libraries::load_cuda();
@@ -17,6 +16,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod eval;
 pub mod events;
+pub mod facts;
 pub mod finite;
 pub mod frozen;
 pub mod generate;

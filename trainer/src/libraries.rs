@@ -4,7 +4,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use cluster::{ClusterError, Collective, Nccl, nccl_rs};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +54,18 @@ pub fn load_cuda() -> CudaLibrary {
             CudaLibrary::Absent { reason: source.map_or_else(|| error.to_string(), ToString::to_string) }
         }
     }
+}
+
+/// Joins the GPUs of ranks that have met already; every rank of `ranks` calls it.
+///
+/// # Errors
+/// When NCCL, CUDA or a GPU is missing, here or at another rank.
+pub fn connect_gpus(ranks: Arc<dyn Collective>, local_rank: usize) -> Result<Arc<dyn Collective>, ClusterError> {
+    let torch = torch_folder();
+    let nccl = nccl_rs::Nccl::load(&nccl_rs::candidates(None, torch.as_deref()));
+    let libraries =
+        nccl.and_then(|nccl| Ok((nccl, nccl_rs::Cuda::load(&nccl_rs::cuda_candidates(None, torch.as_deref()))?)));
+    Ok(Arc::new(Nccl::join(ranks, libraries, local_rank)?))
 }
 
 /// The folder whose `lib` holds the libtorch_cpu.so of this process.

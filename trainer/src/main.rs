@@ -95,6 +95,13 @@ struct BenchStepArguments {
     /// Pad captions to that many tokens, not only to the longest of the batch.
     #[arg(long)]
     pad_to_limit: bool,
+    /// Compute keys and values of an image at each use, as the published code does, not once per step.
+    #[arg(long)]
+    project_each_use: bool,
+    /// Instead of timing: count the bytes that a rank receives in one step of stage 1, in worlds of 2, 4 and 8 threads with
+    /// `--batch` images on each.
+    #[arg(long)]
+    count_traffic: bool,
     /// Take every step with the exact reduction and with the library's all-reduce, in turns.
     #[arg(long)]
     compare_reductions: bool,
@@ -272,6 +279,10 @@ impl Job {
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };
         match arguments.threads {
+            None if run.cluster.backend == configs::Backend::Nccl => {
+                let gpus = libraries::connect_gpus(Arc::clone(&self.ranks), self.topology.local_rank)?;
+                Ok(trainer::train::train(&run, gpus.as_ref(), events)?)
+            }
             None => Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?),
             Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, events),
             Some(_) => anyhow::bail!("--threads makes ranks inside one process; start one process, without mpirun"),
@@ -318,9 +329,13 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
         text_tokens: arguments.text_tokens,
         fixed_text: arguments.fixed_text,
         pad_to_limit: arguments.pad_to_limit,
+        project_once: !arguments.project_each_use,
         compare_reductions: arguments.compare_reductions,
     };
-    let report = trainer::bench::steps(&options, ranks)?;
+    let report = match arguments.count_traffic {
+        true => trainer::bench::traffic(&options, &[2, 4, 8])?,
+        false => trainer::bench::steps(&options, ranks)?,
+    };
     if ranks.rank() == 0 {
         writeln!(io::stdout(), "{report}").context("cannot write the report")?;
     }

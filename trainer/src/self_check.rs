@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use cluster::{BufferMut, Collective, Launcher, MpiPiece, Topology, nccl};
+use cluster::{BufferMut, Collective, Launcher, MpiPiece, Topology, gather_texts, nccl_rs};
 use serde::{Deserialize, Serialize};
 use tch::{Cuda, Kind, Tensor};
 
@@ -113,11 +113,13 @@ pub fn self_check(
         backend: ranks.name().to_owned(),
         all_reduce_result: sum_over_ranks(ranks)?,
     };
-    Ok(Report { schema_version: 1, ranks: gather(&report, ranks)? })
+    let all = gather_texts(ranks, &serde_json::to_string(&report)?)?;
+    let ranks = all.iter().map(|text| Ok(serde_json::from_str(text)?)).collect::<Result<_, TrainerError>>()?;
+    Ok(Report { schema_version: 1, ranks })
 }
 
 fn find_nccl(configured: Option<&Path>, torch: Option<&Path>) -> Optional {
-    let version = nccl::Nccl::load(&nccl::candidates(configured, torch))
+    let version = nccl_rs::Nccl::load(&nccl_rs::candidates(configured, torch))
         .and_then(|library| Ok((library.version()?, library.path().to_path_buf())));
     match version {
         Ok((version, path)) => Optional::Found { version: version.to_string(), path },
@@ -149,17 +151,6 @@ fn sum_over_ranks(ranks: &dyn Collective) -> Result<f64, TrainerError> {
 
 fn expect(check: &'static str, found: f64, expected: f64) -> Result<f64, TrainerError> {
     if found == expected { Ok(found) } else { Err(TrainerError::WrongResult { check, found, expected }) }
-}
-
-/// Collects one report per rank. They differ in length, and collectives want equal ones: pad with spaces.
-fn gather(report: &RankReport, ranks: &dyn Collective) -> Result<Vec<RankReport>, TrainerError> {
-    let mut text = serde_json::to_vec(report)?;
-    let lengths = ranks.all_gather(&(text.len() as u64).to_le_bytes())?;
-    let longest = lengths.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes).max();
-    let longest = longest.and_then(|length| usize::try_from(length).ok()).unwrap_or(text.len());
-    text.resize(longest, b' ');
-    let all = ranks.all_gather(&text)?;
-    all.chunks(longest).map(|text| Ok(serde_json::from_slice(text)?)).collect()
 }
 
 impl Report {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use cluster::Collective;
-use configs::{Run, Stage};
+use cluster::{Collective, broadcast_text};
+use configs::{Dtype, Model, Run, Stage};
 use tch::{Device, Tensor};
 
 use crate::TrainerError;
 use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
 use crate::events::{Event, Events, losses};
+use crate::facts::{self, Facts};
 use crate::finite::FiniteGuard;
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
@@ -29,6 +30,7 @@ pub struct Session<'a> {
     writer: Option<Writer>,
     resume: Option<Found>,
     frozen: BTreeMap<String, String>,
+    facts: Facts,
 }
 
 struct Writer {
@@ -54,8 +56,11 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the output cannot be written, or holds a run with another config.
     pub fn begin(run: &'a Run, ranks: &'a dyn Collective, events: Events) -> Result<Self, TrainerError> {
+        let facts = facts::facts(run)?;
+        facts::agree(&facts, run.cluster.reduction, ranks, events)?;
         let prefix = RunPrefix::open(run.run.output.as_str())?;
-        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen: BTreeMap::new() };
+        let frozen = BTreeMap::new();
+        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen, facts };
         let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
         session.resume = session.shared_checkpoint(None)?;
         if let Some(found) = &session.resume {
@@ -64,6 +69,9 @@ impl<'a> Session<'a> {
                 events.message(format!("a newer checkpoint was passed over: {reason}"));
             }
             events.message(format!("continuing after step {step} of stage {stage}, from {}", found.uri));
+            if let Some(words) = facts::changes(&found.snapshot.facts, &session.facts) {
+                events.message(words);
+            }
         }
         if let Some(lease) = lease {
             let (stage_index, step) = session.position();
@@ -121,6 +129,7 @@ impl<'a> Session<'a> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let start = Tensors::random(specs, seed, device);
         let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, device);
+        state.finite = FiniteGuard::of_formats(&back_propagated(&self.run.model, position.stage));
         if let Some(writer) = &mut self.writer {
             writer.last_commit = Instant::now();
         }
@@ -214,7 +223,7 @@ impl<'a> Session<'a> {
         }
         let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
         let (Some(writer), [Some(exp_avg), Some(exp_avg_sq)]) = (&mut self.writer, moments) else { return Ok(()) };
-        let snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], &self.frozen)?;
+        let snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], (&self.frozen, &self.facts))?;
         let committed = writer.lease.commit(&snapshot)?;
         let retention = Retention { keep_last: settings.keep_last, keep_every_steps: settings.keep_every_steps };
         writer.lease.retain(retention)?;
@@ -282,14 +291,12 @@ pub fn set_aside(output: &str) -> Result<(), TrainerError> {
     Ok(())
 }
 
-/// Sends a text from rank 0 to every rank.
-fn broadcast_text(ranks: &dyn Collective, text: &str) -> Result<String, TrainerError> {
-    let mut length = (text.len() as u64).to_le_bytes();
-    ranks.broadcast(&mut length, 0)?;
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.resize(u64::from_le_bytes(length) as usize, 0);
-    ranks.broadcast(&mut bytes, 0)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The formats that gradients of a stage pass through.
+fn back_propagated(model: &Model, stage: &Stage) -> Vec<Dtype> {
+    match stage {
+        Stage::Representation(_) => vec![model.qformer.dtype],
+        Stage::Generative(_) => vec![model.qformer.dtype, model.language_model.settings().dtype],
+    }
 }
 
 /// A run that continues may change how it is computed and reported, not what.
@@ -336,7 +343,7 @@ fn snapshot(
     at: &StagePosition<'_>,
     state: &State,
     [exp_avg, exp_avg_sq]: [&Tensor; 2],
-    frozen: &BTreeMap<String, String>,
+    (frozen, facts): (&BTreeMap<String, String>, &Facts),
 ) -> Result<Snapshot, TrainerError> {
     let axes = |shape: &[i64]| shape.iter().map(|axis| *axis as usize).collect::<Vec<_>>();
     let array = |segment: &crate::state::Segment| {
@@ -360,7 +367,7 @@ fn snapshot(
         exp_avg_sq: values_of(exp_avg_sq)?,
         segments: state.segments.iter().map(segment).collect(),
         frozen: frozen.clone(),
-        facts: BTreeMap::from([("program_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        facts: facts.clone(),
         ledger: state.finite.ledger(),
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! With [`crate::libraries`] the only file of this crate with `unsafe`: calls of those functions.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::Tensor;
@@ -13,6 +14,7 @@ const ERROR_BYTES: usize = 4096;
 unsafe extern "C" {
     fn blip2_be_deterministic(error: *mut c_char, capacity: usize) -> c_int;
     fn blip2_is_deterministic() -> c_int;
+    fn blip2_describe(text: *mut c_char, capacity: usize) -> c_int;
     #[allow(clippy::too_many_arguments, reason = "AdamW's own arguments")]
     fn blip2_fused_adamw(
         weights: *const *mut c_void,
@@ -46,6 +48,23 @@ pub fn be_deterministic() -> Result<(), TrainerError> {
 pub fn is_deterministic() -> bool {
     // SAFETY: takes nothing and returns a number.
     unsafe { blip2_is_deterministic() == 1 }
+}
+
+/// What results depend on besides the inputs, as libtorch tells it: names with values.
+///
+/// # Errors
+/// libtorch's own.
+pub fn describe() -> Result<BTreeMap<String, String>, TrainerError> {
+    let mut text = [0_u8; ERROR_BYTES];
+    // SAFETY: `text` has that many writable bytes; the function ends it with 0.
+    let code = unsafe { blip2_describe(text.as_mut_ptr().cast(), text.len()) };
+    let words = CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default();
+    if code != 0 {
+        let source = tch::TchError::Torch(words.into_owned());
+        return Err(TrainerError::Torch { doing: "asking libtorch about itself", source });
+    }
+    let pairs = words.lines().filter_map(|line| line.split_once('='));
+    Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 /// A flat tensor with what AdamW keeps of it; all four are equally long, f32, and updated in place.

@@ -4,11 +4,13 @@
 //! knows slices only, so any number of ranks computes the same bits.
 
 mod sum;
+mod traffic;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use cluster::Collective;
@@ -16,6 +18,7 @@ use configs::Reduction;
 use tch::{Kind, Tensor};
 
 pub use sum::SliceSum;
+pub use traffic::Traffic;
 use wire::{Like, append};
 
 use crate::TrainerError;
@@ -34,6 +37,7 @@ pub struct SliceMap<'a> {
     ranks: &'a dyn Collective,
     slices: usize,
     reduction: Reduction,
+    traffic: Cell<Traffic>,
 }
 
 impl<'a> SliceMap<'a> {
@@ -48,7 +52,7 @@ impl<'a> SliceMap<'a> {
                 ),
             });
         }
-        Ok(Self { ranks, slices, reduction })
+        Ok(Self { ranks, slices, reduction, traffic: Cell::default() })
     }
 
     /// All slices.
@@ -88,6 +92,17 @@ impl<'a> SliceMap<'a> {
         0..self.ranks.world_size()
     }
 
+    /// What this rank has received from others so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
+    }
+
+    fn received(&self, count: impl FnOnce(&mut Traffic)) {
+        let mut traffic = self.traffic.get();
+        count(&mut traffic);
+        self.traffic.set(traffic);
+    }
+
     /// One tensor per slice of this rank in, one per slice of the global batch out, in slice order.
     ///
     /// # Shapes
@@ -105,6 +120,7 @@ impl<'a> SliceMap<'a> {
         own.iter().for_each(|tensor| append(&mut sent, tensor));
         sent.resize(most * like.bytes, 0);
         let received = self.ranks.all_gather(&sent)?;
+        self.received(|traffic| traffic.gathered += received.len() - sent.len());
         let of_rank = |rank: usize| {
             let bytes = &received[rank * sent.len()..(rank + 1) * sent.len()];
             (0..self.of(rank).len())
@@ -148,6 +164,7 @@ impl<'a> SliceMap<'a> {
             let expected: Vec<usize> = self.all_ranks().map(expected).collect();
             let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
             let received = self.ranks.all_to_all(&parts, &expected)?;
+            self.received(|traffic| traffic.negatives += expected.iter().sum::<usize>());
             travelled = received.iter().map(|bytes| like.read_all(bytes).into_iter()).collect();
         }
         let row = |row: &i64| match holder(*row) {

@@ -153,11 +153,26 @@ impl Stage1 {
         self.itm_head.forward(&queries.mean_dim([1_i64].as_slice(), false, Kind::Float))
     }
 
-    /// ITM: own pairs, own texts with drawn images, own images with drawn texts.
-    pub fn matching_loss(&self, encoded: &Encoded, text: &Text, negatives: &NegativeRows) -> Tensor {
-        // Drawn images are projected anew, also those of this slice, so that bits do not depend on who holds them.
-        let drawn = self.key_values(&negatives.patches);
-        let images = ImageKeyValues::cat(&[&encoded.keys_values, &drawn, &encoded.keys_values]);
+    /// ITM: own pairs, own texts with drawn images, own images with drawn texts. Keys and values of the own images are those
+    /// of `encoded`, or computed again at each use from `again`.
+    ///
+    /// # Shapes
+    /// `again`: `[b, P, V]`, the frozen encoder's output.
+    pub fn matching_loss(
+        &self,
+        encoded: &Encoded,
+        again: Option<&Tensor>,
+        text: &Text,
+        negatives: &NegativeRows,
+    ) -> Tensor {
+        let images = match again {
+            // Drawn images are projected anew, also those of this slice, so that bits do not depend on who holds them.
+            None => {
+                let drawn = self.key_values(&negatives.patches);
+                ImageKeyValues::cat(&[&encoded.keys_values, &drawn, &encoded.keys_values])
+            }
+            Some(own) => self.key_values(&Tensor::cat(&[own, &negatives.patches, own], 0)),
+        };
         let texts = Text {
             ids: Tensor::cat(&[&text.ids, &text.ids, &negatives.text.ids], 0),
             mask: Tensor::cat(&[&text.mask, &text.mask, &negatives.text.mask], 0),

@@ -100,24 +100,33 @@ pub fn representation(
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
     let draw = |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
-    representation_with(state, model, stage, slices, map, key, &draw)
+    representation_with(state, &Variant { model, stage, choose: &draw, project_once: true }, slices, map, key)
 }
 
-/// [`representation`] with wrong partners chosen by the caller: given a slice, the partners of its rows
-/// (`[b, G]`, bool) and its similarities.
+/// What stage 1 computes, with choices that belong to tests and benchmarks.
+pub struct Variant<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The stage.
+    pub stage: &'a RepresentationStage,
+    /// Chooses the wrong partners.
+    pub choose: &'a Chooser<'a>,
+    /// Whether keys and values of a slice's own images are computed once and used by all its passes, or at each use.
+    pub project_once: bool,
+}
+
+/// [`representation`] with the variant's choices.
 ///
 /// # Errors
 /// When ranks cannot talk, or libtorch fails.
 pub fn representation_with(
     state: &State,
-    model: &Model,
-    stage: &RepresentationStage,
+    variant: &Variant<'_>,
     slices: &[Slice],
     map: &SliceMap<'_>,
     key: StepKey,
-    choose: &Chooser<'_>,
 ) -> Result<(Losses, Tensor), TrainerError> {
-    let step = Representation { state, model, stage, key, map, choose };
+    let step = Representation { state, variant, key, map };
     // One graph at a time is kept: a rank with several slices repeats their first passes below.
     let mut kept = None;
     let mut features = Vec::with_capacity(slices.len());
@@ -141,14 +150,14 @@ pub fn representation_with(
         });
         let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
         let (terms, total) = step.losses(slice, &passes, &global, negatives.as_ref());
-        total.backward();
+        backward(&total, state);
         losses.push(terms);
         gradient.add(slice.index, state.take_gradients());
     }
-    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient.mean()?))
+    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient.mean(state.finite.loss_scale())?))
 }
 
-/// Chooses the wrong partners of a slice.
+/// Chooses the wrong partners of a slice: given its number, the partners of its rows (`[b, G]`, bool) and its similarities.
 pub type Chooser<'a> = dyn Fn(usize, &Tensor, &Contrast) -> Result<Draws, TrainerError> + 'a;
 
 /// Wrong partners of a slice, as rows of the global batch.
@@ -162,11 +171,9 @@ pub struct Draws {
 
 struct Representation<'a> {
     state: &'a State,
-    model: &'a Model,
-    stage: &'a RepresentationStage,
+    variant: &'a Variant<'a>,
     map: &'a SliceMap<'a>,
     key: StepKey,
-    choose: &'a Chooser<'a>,
 }
 
 /// What every slice knows of the global batch, `G` rows in slice order, without gradient.
@@ -200,8 +207,8 @@ struct AllDraws {
 impl Representation<'_> {
     /// The model and its first passes over a slice.
     fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
-        let stage1 = Stage1::new(&self.state.parameters().scope(""), self.model, true)?;
-        let _generator = self.key.dropout(slice.index, pass::FEATURES, self.model.qformer.dropout);
+        let stage1 = Stage1::new(&self.state.parameters().scope(""), self.variant.model, true)?;
+        let _generator = self.key.dropout(slice.index, pass::FEATURES, self.variant.model.qformer.dropout);
         let encoded = stage1.encode(&slice.patches, &slice.text);
         Ok((stage1, encoded))
     }
@@ -223,15 +230,15 @@ impl Representation<'_> {
 
     /// Draws wrong partners by the features' similarities; none while ITM rests.
     fn draw(&self, slices: &[Slice], own: &[Features], global: &Global) -> Result<Option<AllDraws>, TrainerError> {
-        if self.stage.losses.itm <= 0.0 || self.key.step < self.stage.itm_start_step {
+        if self.variant.stage.losses.itm <= 0.0 || self.key.step < self.variant.stage.itm_start_step {
             return Ok(None);
         }
         let temperature =
             self.state.parameters().get("temp").expect("invariant: stage 1 trains a temperature").detach();
         let of_slice = |(slice, features): (&Slice, &Features)| {
             let partners = global.partners(slice);
-            let itc = contrast(features, &global.features, &temperature, &partners, self.stage.label_smoothing);
-            (self.choose)(slice.index, &partners, &itc)
+            let itc = contrast(features, &global.features, &temperature, &partners, self.variant.stage.label_smoothing);
+            (self.variant.choose)(slice.index, &partners, &itc)
         };
         let own = slices.iter().zip(own).map(of_slice).collect::<Result<Vec<Draws>, _>>()?;
         let images: Vec<Tensor> = own.iter().map(|draws| Tensor::from_slice(&draws.images)).collect();
@@ -250,16 +257,17 @@ impl Representation<'_> {
         global: &Global,
         negatives: Option<&NegativeRows>,
     ) -> (Tensor, Tensor) {
-        let _generator = self.key.dropout(slice.index, pass::LOSSES, self.model.qformer.dropout);
-        let smoothing = self.stage.label_smoothing;
+        let _generator = self.key.dropout(slice.index, pass::LOSSES, self.variant.model.qformer.dropout);
+        let smoothing = self.variant.stage.label_smoothing;
         let partners = global.partners(slice);
         let itc = contrast(&encoded.features, &global.features, &stage1.temperature, &partners, smoothing).loss;
-        let weights = &self.stage.losses;
+        let weights = &self.variant.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
-        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.text, negatives));
+        let again = (!self.variant.project_once).then_some(&slice.patches);
+        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, again, &slice.text, negatives));
         let itg = match weights.itg > 0.0 {
             true => {
-                let decoder_start = self.model.qformer.vocab_size as i64 - 1;
+                let decoder_start = self.variant.model.qformer.vocab_size as i64 - 1;
                 stage1.captioning_loss(encoded, &slice.text, decoder_start, smoothing)
             }
             false => zero(),
@@ -270,7 +278,10 @@ impl Representation<'_> {
 }
 
 /// Negatives by similarity, or any before the stage's `hard_negatives_start_step`.
-fn draw_negatives(
+///
+/// # Errors
+/// When a row has no partner that is wrong.
+pub fn draw_negatives(
     stage: &RepresentationStage,
     key: StepKey,
     slice: usize,
@@ -309,11 +320,19 @@ pub fn generative(
         let generator = key.dropout(slice.index, pass::GENERATIVE, model.qformer.dropout);
         let loss = stage2.loss(language_model, &slice.patches, &slice.text, 0, stage.label_smoothing);
         drop(generator);
-        loss.backward();
+        backward(&loss, state);
         losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
         gradient.add(slice.index, state.take_gradients());
     }
-    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient.mean()?))
+    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient.mean(state.finite.loss_scale())?))
+}
+
+/// Back-propagates a loss, multiplied by the run's loss scale: gradients carry it until they are averaged.
+fn backward(loss: &Tensor, state: &State) {
+    match state.finite.loss_scale() {
+        1.0 => loss.backward(),
+        scale => (loss * scale).backward(),
+    }
 }
 
 impl Losses {

@@ -6,7 +6,10 @@
 
 mod reference;
 
-use cluster::Single;
+use std::ops::Range;
+use std::thread;
+
+use cluster::{Collective, Single, Threads};
 use configs::{AdamW, RepresentationStage, Run, Stage};
 use serde_json::Value;
 use tch::Tensor;
@@ -17,7 +20,7 @@ use trainer::optimizer::adamw;
 use trainer::slices::SliceMap;
 use trainer::stage1::{Stage1, Text};
 use trainer::state::State;
-use trainer::step::{Draws, Slice, StepKey, representation_with};
+use trainer::step::{Chooser, Draws, Losses, Slice, StepKey, Variant, representation_with};
 
 use reference::{Fixture, assert_gradients, assert_loss, assert_near, patches};
 
@@ -54,8 +57,22 @@ fn draws_of(io: &Tensors) -> Draws {
     Draws { images: indices(io, "neg_image_idx_for_text"), texts: indices(io, "neg_text_idx_for_image") }
 }
 
-fn state_of(run: &Run, weights: &Tensors, slices: usize) -> State {
-    reference::state_of(&Stage1::specs(&run.model).unwrap(), weights, slices)
+fn state_of(run: &Run, weights: &Tensors, chunks: usize, own: Range<usize>) -> State {
+    reference::state_of(&Stage1::specs(&run.model).unwrap(), weights, chunks, own)
+}
+
+/// One step with given wrong partners.
+fn step(
+    state: &State,
+    run: &Run,
+    slices: &[Slice],
+    map: &SliceMap<'_>,
+    choose: &Chooser<'_>,
+    project_once: bool,
+) -> (Losses, Tensor) {
+    let variant = Variant { model: &run.model, stage: stage_of(run), choose, project_once };
+    let key = StepKey { seed: 1, stage: 1, step: 0 };
+    representation_with(state, &variant, slices, map, key).unwrap()
 }
 
 #[test]
@@ -64,10 +81,9 @@ fn losses_and_gradients_equal_the_reference() {
     let (config, expected) = (fixture.json("config.json"), fixture.json("expected.json"));
     let mut run = run_of(&config);
     let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
-    let state = state_of(&run, &weights, 1);
+    let state = state_of(&run, &weights, 1, 0..1);
     let ranks = Single;
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
-    let key = StepKey { seed: 1, stage: 1, step: 0 };
     let terms = [("total", "loss", [1.0, 1.0, 1.0]), ("loss_itc", "loss_itc", [1.0, 0.0, 0.0])];
     let terms =
         terms.into_iter().chain([("loss_itm", "loss_itm", [0.0, 1.0, 0.0]), ("loss_lm", "loss_lm", [0.0, 0.0, 1.0])]);
@@ -82,12 +98,14 @@ fn losses_and_gradients_equal_the_reference() {
             image_ids: None,
         };
         let draws = |_: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io));
-        let (losses, gradient) =
-            representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
-        let means = losses.means(&map).unwrap();
-        assert_loss(loss, means[3], &expected["losses"][loss]);
-        let compared = assert_gradients(&state, &gradient, &fixture.public(&format!("grads_{file}.safetensors")));
-        assert!(compared > 20, "{file}: only {compared} gradients were compared");
+        let slices = [slice];
+        for project_once in [true, false] {
+            let (losses, gradient) = step(&state, &run, &slices, &map, &draws, project_once);
+            let means = losses.means(&map).unwrap();
+            assert_loss(loss, means[3], &expected["losses"][loss]);
+            let compared = assert_gradients(&state, &gradient, &fixture.public(&format!("grads_{file}.safetensors")));
+            assert!(compared > 20, "{file}: only {compared} gradients were compared");
+        }
     }
 }
 
@@ -123,7 +141,7 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
     };
     let run = run_of(&one.json("config.json"));
     let (weights, io) = (one.public("weights.safetensors"), fixture.tensors("io.safetensors"));
-    let state = state_of(&run, &weights, 1);
+    let state = state_of(&run, &weights, 1, 0..1);
     let ranks = Single;
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let slice = Slice {
@@ -142,9 +160,7 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
         }
         Ok(recorded)
     };
-    let key = StepKey { seed: 1, stage: 1, step: 0 };
-    let (losses, gradient) =
-        representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &draws).unwrap();
+    let (losses, gradient) = step(&state, &run, &[slice], &map, &draws, true);
     let (found, expected) = (losses.means(&map).unwrap(), fixture.json("expected.json"));
     for (place, name) in ["loss_itc", "loss_itm", "loss_lm", "loss"].into_iter().enumerate() {
         assert_loss(name, found[place], &expected["losses"][name]);
@@ -153,33 +169,40 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
 }
 
 #[test]
-fn two_slices_on_one_rank_equal_two_ranks_of_the_reference() {
+fn two_slices_on_one_rank_and_on_two_equal_two_ranks_of_the_reference() {
     let (Some(fixture), Some(one)) = (Fixture::open("lavis_stage1_2ranks"), Fixture::open("lavis_stage1")) else {
         return;
     };
-    let run = run_of(&fixture.json("config.json"));
-    let weights = one.public("weights.safetensors");
-    let state = state_of(&run, &weights, 2);
-    let io = [0, 1].map(|rank| fixture.tensors(&format!("io_rank{rank}.safetensors")));
-    let slices: Vec<Slice> = (0..2)
-        .map(|index| {
+    let (run, expected) = (run_of(&fixture.json("config.json")), fixture.json("expected.json"));
+    // Compares the losses of this rank's slices and, at rank 0, the whole gradient, which it returns.
+    let compare = |ranks: &dyn Collective| {
+        let weights = one.public("weights.safetensors");
+        let io = [0, 1].map(|rank| fixture.tensors(&format!("io_rank{rank}.safetensors")));
+        let slice = |index: usize| {
             let patches = patches(&run, &weights, io[index].get("image").unwrap());
             Slice { index, patches, text: text_of(&io[index]), samples: Vec::new(), image_ids: None }
-        })
-        .collect();
-    let ranks = Single;
-    let map = SliceMap::new(&ranks, 2, configs::Reduction::Exact).unwrap();
-    let key = StepKey { seed: 1, stage: 1, step: 0 };
-    let draws = |slice: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io[slice]));
-    let (losses, gradient) =
-        representation_with(&state, &run.model, stage_of(&run), &slices, &map, key, &draws).unwrap();
-    let expected = fixture.json("expected.json");
-    for (rank, terms) in losses.slices.iter().enumerate() {
-        for (place, name) in ["loss_itc", "loss_itm", "loss_lm", "loss"].into_iter().enumerate() {
-            assert_loss(name, terms.double_value(&[place as i64]), &expected["ranks"][rank]["losses"][name]);
+        };
+        let map = SliceMap::new(ranks, 2, configs::Reduction::Exact).unwrap();
+        let state = state_of(&run, &weights, 2, map.chunks());
+        let slices: Vec<Slice> = map.own().map(slice).collect();
+        let draws = |slice: usize, _: &Tensor, _: &Contrast| Ok(draws_of(&io[slice]));
+        let (losses, gradient) = step(&state, &run, &slices, &map, &draws, true);
+        for (slice, terms) in map.own().zip(&losses.slices) {
+            for (place, name) in ["loss_itc", "loss_itm", "loss_lm", "loss"].into_iter().enumerate() {
+                assert_loss(name, terms.double_value(&[place as i64]), &expected["ranks"][slice]["losses"][name]);
+            }
         }
-    }
-    assert!(assert_gradients(&state, &gradient, &fixture.public("grads_averaged.safetensors")) > 100);
+        let whole = map.collect(&gradient).unwrap()?;
+        assert!(assert_gradients(&state, &whole, &fixture.public("grads_averaged.safetensors")) > 100);
+        Some(Vec::<f32>::try_from(&whole).unwrap())
+    };
+    let alone = compare(&Single).unwrap();
+    let together = thread::scope(|scope| {
+        let compare = &compare;
+        let ranks: Vec<_> = Threads::world(2).into_iter().map(|rank| scope.spawn(move || compare(&rank))).collect();
+        ranks.into_iter().filter_map(|rank| rank.join().unwrap()).next().unwrap()
+    });
+    assert!(alone == together, "one rank and two ranks differ in bits");
 }
 
 #[test]
@@ -189,7 +212,7 @@ fn thirty_updates_equal_the_reference() {
     };
     let run = run_of(&one.json("config.json"));
     let weights = one.public("weights.safetensors");
-    let mut state = state_of(&run, &weights, 1);
+    let mut state = state_of(&run, &weights, 1, 0..1);
     let (io, expected) = (fixture.tensors("io.safetensors"), fixture.json("expected.json"));
     let hyper = &expected["hyper"];
     let number = |value: &Value| value.as_f64().unwrap();
@@ -214,10 +237,8 @@ fn thirty_updates_equal_the_reference() {
             image_ids: None,
         };
         let draws = Draws { images: recorded("neg_image_idx_for_text"), texts: recorded("neg_text_idx_for_image") };
-        let key = StepKey { seed: 1, stage: 1, step: step as u64 };
         let given = |_: usize, _: &Tensor, _: &Contrast| Ok(draws.clone());
-        let (losses, gradient) =
-            representation_with(&state, &run.model, stage_of(&run), &[slice], &map, key, &given).unwrap();
+        let (losses, gradient) = self::step(&state, &run, &[slice], &map, &given, true);
         let found = losses.means(&map).unwrap()[3];
         let reference = number(&expected["losses_f32"][step]["loss"]);
         assert!((found - reference).abs() <= 1e-5 * reference, "step {step}: {found}, expected {reference}");

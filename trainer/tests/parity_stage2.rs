@@ -96,7 +96,7 @@ fn assert_loss_and_gradients(
     expected: (&Value, &Tensors, f64),
     loss: impl Fn(&Stage2) -> Tensor,
 ) {
-    let state = state_of(&Stage2::specs(&run.model).unwrap(), weights, 1);
+    let state = state_of(&Stage2::specs(&run.model).unwrap(), weights, 1, 0..1);
     let stage2 = Stage2::new(&state.parameters().scope(""), &run.model, true).unwrap();
     let found = loss(&stage2);
     assert_loss("loss", found.double_value(&[]), expected.0);
@@ -210,7 +210,7 @@ fn opt_equals_lavis() {
         assert_loss(case, loss, &expected["cases"][case]["loss"]);
     }
 
-    let state = state_of(&Stage2::specs(&run.model).unwrap(), &weights, 1);
+    let state = state_of(&Stage2::specs(&run.model).unwrap(), &weights, 1, 0..1);
     let Stage::Generative(stage) = &run.stages[1] else { panic!("the second stage of tiny is generative") };
     let slice = Slice { index: 0, patches, text: text_of("caption"), samples: Vec::new(), image_ids: None };
     let ranks = Single;

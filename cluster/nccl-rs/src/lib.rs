@@ -4,41 +4,123 @@
 //! binary starts on machines with and without CUDA. A missing library or symbol is an [`NcclError`],
 //! never a panic. Results stay `u32`, as an enum filled from C would be undefined for codes of later
 //! versions.
+//!
+//! A [`Communicator`] owns one stream, and its calls and copies run there one after the other; [`DeviceBuffer`]s belong
+//! to it. So every call is safe: lengths are checked, and nothing is read before the calls before it are done.
 
+mod communicator;
+mod cuda;
 mod library;
 
+use std::ffi::c_int;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use library::Library;
 
+pub use communicator::{Communicator, Group};
+pub use cuda::{Cuda, DeviceBuffer, Part, cuda_candidates};
+
 /// Why NCCL could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NcclError {
     /// None of the candidates could be opened.
-    #[error("no NCCL library could be loaded; tried {}", .tried.join("; "))]
+    #[error("no {library} library could be loaded; tried {}", .tried.join("; "))]
     NotFound {
+        /// NCCL or CUDA runtime.
+        library: &'static str,
         /// Each candidate with the loader's reason.
         tried: Vec<String>,
     },
     /// The library was opened and lacks a function that is needed.
-    #[error("{} is not a usable NCCL library: no symbol {symbol}", .path.display())]
+    #[error("{} is not the library that is needed: no symbol {symbol}", .path.display())]
     MissingSymbol {
         /// The library that was opened.
         path: PathBuf,
         /// The function that it lacks.
         symbol: &'static str,
     },
-    /// NCCL returned an error code.
-    #[error("{call} failed: {message} (NCCL result {code})")]
+    /// A function of NCCL or of the CUDA runtime returned an error code.
+    #[error("{call} failed: {message} (result {code})")]
     Call {
-        /// The NCCL function.
+        /// The function.
         call: &'static str,
-        /// NCCL's `ncclResult_t`.
+        /// `ncclResult_t` or `cudaError_t`.
+        code: u32,
+        /// The library's own words for the code.
+        message: String,
+    },
+    /// A communicator failed while a call was under way.
+    #[error("NCCL failed during {during}: {message} (result {code}); the communicator was aborted")]
+    Async {
+        /// The call.
+        during: &'static str,
+        /// `ncclResult_t`.
         code: u32,
         /// NCCL's own words for the code.
         message: String,
     },
+    /// A part of device memory that does not lie in its allocation, or does not fit the call.
+    #[error("{call}: {found} bytes, expected {expected}")]
+    Length {
+        /// What the part was for.
+        call: &'static str,
+        /// Bytes of the part, or its end.
+        found: usize,
+        /// What would fit.
+        expected: String,
+    },
+    /// A device, rank or world that cannot be.
+    #[error("{name} is {found}; expected {expected}")]
+    Number {
+        /// What the number is.
+        name: &'static str,
+        /// The number.
+        found: usize,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+/// The type of the numbers that a call adds or moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataType {
+    /// Bytes.
+    U8,
+    /// Counts.
+    U64,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+impl DataType {
+    /// `ncclDataType_t` of nccl.h.
+    fn code(self) -> c_int {
+        match self {
+            Self::U8 => 1,
+            Self::U64 => 5,
+            Self::F16 => 6,
+            Self::F32 => 7,
+            Self::F64 => 8,
+            Self::Bf16 => 9,
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::U64 | Self::F64 => 8,
+        }
+    }
 }
 
 /// NCCL's version, ordered as numbers: 2.28.9.
@@ -104,8 +186,23 @@ pub fn candidates(configured: Option<&Path>, torch: Option<&Path>) -> Vec<PathBu
     beside.into_iter().chain([PathBuf::from("libnccl.so.2")]).collect()
 }
 
+/// Opens the first library that can be opened.
+fn open_first(
+    library: &'static str,
+    candidates: &[PathBuf],
+) -> Result<(libloading::os::unix::Library, PathBuf), NcclError> {
+    let mut tried = Vec::new();
+    for path in candidates {
+        match library::open(path) {
+            Ok(opened) => return Ok((opened, path.clone())),
+            Err(reason) => tried.push(reason),
+        }
+    }
+    Err(NcclError::NotFound { library, tried })
+}
+
 /// NCCL, loaded. The library stays loaded until the process ends.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Nccl {
     library: Library,
     path: PathBuf,
@@ -118,17 +215,8 @@ impl Nccl {
     /// [`NcclError::NotFound`] with every reason when none opens, [`NcclError::MissingSymbol`] when the
     /// one that opens is not NCCL.
     pub fn load(candidates: &[PathBuf]) -> Result<Self, NcclError> {
-        let mut tried = Vec::new();
-        for path in candidates {
-            match library::open(path) {
-                Ok(opened) => {
-                    let library = Library::from_opened(opened, path)?;
-                    return Ok(Self { library, path: path.clone() });
-                }
-                Err(reason) => tried.push(reason),
-            }
-        }
-        Err(NcclError::NotFound { tried })
+        let (opened, path) = open_first("NCCL", candidates)?;
+        Ok(Self { library: Library::from_opened(opened, &path)?, path })
     }
 
     /// The path or soname that was opened.

@@ -31,18 +31,18 @@ impl SliceSum<'_> {
         self.partials.push((node.0, node.1, tensor));
     }
 
-    /// The mean over all slices, of the chunks of this rank.
+    /// The mean over all slices, of the chunks of this rank, divided by `scale`, a power of two.
     ///
     /// # Errors
     /// When ranks cannot talk.
-    pub fn mean(self) -> Result<Tensor, TrainerError> {
-        let slices = self.map.slices as f64;
+    pub fn mean(self, scale: f64) -> Result<Tensor, TrainerError> {
+        let divisor = self.map.slices as f64 * scale;
         let sum = match self.map.reduction {
             _ if self.map.ranks.world_size() == 1 => self.whole(),
             Reduction::Exact => self.own_chunks()?,
             Reduction::AllReduce => self.all_reduced()?,
         };
-        Ok(if slices == 1.0 { sum } else { sum / slices })
+        Ok(if divisor == 1.0 { sum } else { sum / divisor })
     }
 
     fn whole(self) -> Tensor {
@@ -82,7 +82,9 @@ impl SliceSum<'_> {
             let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
             let like = Like::stack(map.own().len(), &block(&partials[0].2, 0));
             let expected = |rank: usize| if rank == me { 0 } else { nodes[rank].len() * like.bytes };
-            let received = map.ranks.all_to_all(&parts, &map.all_ranks().map(expected).collect::<Vec<_>>())?;
+            let expected: Vec<usize> = map.all_ranks().map(expected).collect();
+            let received = map.ranks.all_to_all(&parts, &expected)?;
+            map.received(|traffic| traffic.gradients += expected.iter().sum::<usize>());
             let own = || {
                 let blocks = |sum: &Tensor| map.own().map(|chunk| block(sum, chunk)).collect::<Vec<_>>();
                 partials.iter().map(|(_, _, sum)| Tensor::stack(&blocks(sum), 0)).collect::<Vec<_>>()

@@ -76,7 +76,7 @@ fn mean_of(world_size: usize, slices: usize) -> (Vec<u32>, u64) {
     let results = on_ranks(world_size, slices, Reduction::Exact, |map| {
         let mut sum = map.sum();
         map.own().for_each(|slice| sum.add(slice, gradient(slice, slices)));
-        let part = sum.mean().unwrap();
+        let part = sum.mean(1.0).unwrap();
         assert_eq!(part.size(), [6 * map.chunks().len() as i64]);
         let norm = map.norm(&part).unwrap();
         let mut whole = Tensor::zeros([6 * slices as i64], (Kind::Float, Device::Cpu));
@@ -109,7 +109,7 @@ fn the_librarys_all_reduce_gives_the_same_mean_up_to_rounding() {
     let means = on_ranks(3, 6, Reduction::AllReduce, |map| {
         let mut sum = map.sum();
         map.own().for_each(|slice| sum.add(slice, gradient(slice, 6)));
-        let mean = sum.mean().unwrap();
+        let mean = sum.mean(1.0).unwrap();
         assert_eq!(map.chunks(), 0..6);
         (bits(&mean), map.norm(&mean).unwrap())
     });

@@ -1,6 +1,7 @@
 //! Reading the reference's fixtures, and comparing with them.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use configs::{Overrides, Run};
@@ -121,9 +122,9 @@ pub fn assert_gradients_within(tolerance: f64, state: &State, gradient: &Tensor,
     expected.len()
 }
 
-/// A training state that holds the reference's weights.
-pub fn state_of(specs: &[Spec], weights: &Tensors, slices: usize) -> State {
-    let mut state = State::new(specs, &Tensors::random(specs, 0, Device::Cpu), slices, 0..slices, Device::Cpu);
+/// A training state that holds the reference's weights, and moments of the `own` chunks.
+pub fn state_of(specs: &[Spec], weights: &Tensors, chunks: usize, own: Range<usize>) -> State {
+    let mut state = State::new(specs, &Tensors::random(specs, 0, Device::Cpu), chunks, own, Device::Cpu);
     for spec in specs {
         assert!(state.set(&spec.name, weights.get(&spec.name).unwrap_or_else(|| panic!("{} is missing", spec.name))));
     }

@@ -1,0 +1,203 @@
+//! NCCL between GPUs, with another back end beside it for what GPUs cannot do: meeting, and agreeing on each call.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use half::{bf16, f16};
+use nccl_rs::{Communicator, Cuda, DataType, DeviceBuffer, Nccl as Library, NcclError, UniqueId};
+
+use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_calls, read_sizes, size_bytes};
+use crate::{BufferMut, ClusterError, Collective};
+
+/// A job of GPUs, one for each rank. Buffers are host memory: they travel through staging memory on the GPU.
+pub struct Nccl {
+    control: Arc<dyn Collective>,
+    communicator: Communicator,
+    staging: Mutex<Staging>,
+}
+
+/// Held throughout a call, so that what ranks agree on is what they do next.
+struct Staging {
+    calls: u64,
+    send: DeviceBuffer,
+    receive: DeviceBuffer,
+}
+
+/// What the ranks tell one another before they join: whether the libraries are there, and rank 0 the job's id.
+const READY: usize = 1 + UniqueId::BYTES;
+
+impl Nccl {
+    /// Joins the ranks of `control`, each with a GPU of its own: the one with its number on this host among those that the
+    /// process sees, which may be one only. Every rank calls it, whether or not it found the libraries: all of them fail if
+    /// one did not.
+    ///
+    /// # Errors
+    /// [`ClusterError::Nccl`] with the own reason, [`ClusterError::NcclElsewhere`] with the rank that has one.
+    pub fn join(
+        control: Arc<dyn Collective>,
+        libraries: Result<(Library, Cuda), NcclError>,
+        local_rank: usize,
+    ) -> Result<Self, ClusterError> {
+        let prepared = libraries.and_then(|(nccl, cuda)| {
+            let devices = cuda.device_count()?;
+            let device = if devices == 1 { 0 } else { local_rank };
+            if device >= devices {
+                let expected = format!("one of the {devices} that this process sees");
+                return Err(NcclError::Number { name: "the GPU of this rank", found: device, expected });
+            }
+            let id = if control.rank() == 0 { Some(nccl.unique_id()?) } else { None };
+            Ok((nccl, cuda, device, id))
+        });
+        let mut ready = [0_u8; READY];
+        if let Ok((_, _, _, id)) = &prepared {
+            ready[0] = 1;
+            id.iter().for_each(|id| ready[1..].copy_from_slice(id.as_bytes()));
+        }
+        let all = control.all_gather(&ready)?;
+        let (nccl, cuda, device, _) = prepared?;
+        if let Some(rank) = all.chunks_exact(READY).position(|ready| ready[0] != 1) {
+            return Err(ClusterError::NcclElsewhere { rank });
+        }
+        let mut id = [0; UniqueId::BYTES];
+        id.copy_from_slice(&all[1..READY]);
+        let place = (control.rank(), control.world_size());
+        let communicator = Communicator::join(&nccl, &cuda, device, place, &UniqueId::from_bytes(id))?;
+        let (send, receive) = (DeviceBuffer::new(&communicator, 0)?, DeviceBuffer::new(&communicator, 0)?);
+        Ok(Self { control, communicator, staging: Mutex::new(Staging { calls: 0, send, receive }) })
+    }
+
+    /// Takes the turn for a call when all ranks are about to make the same.
+    fn agreed(&self, call: Call) -> Result<MutexGuard<'_, Staging>, ClusterError> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        staging.calls += 1;
+        agree(staging.calls, &read_calls(&self.control.all_gather(&call.to_bytes())?)?)?;
+        Ok(staging)
+    }
+
+    fn grown<'a>(&self, buffer: &'a mut DeviceBuffer, len: usize) -> Result<&'a DeviceBuffer, ClusterError> {
+        if buffer.len() < len {
+            *buffer = DeviceBuffer::new(&self.communicator, len)?;
+        }
+        Ok(buffer)
+    }
+
+    fn sum(&self, call: Call, data: &mut [u8], data_type: DataType) -> Result<(), ClusterError> {
+        let mut staging = self.agreed(call)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let part = self.grown(&mut staging.send, data.len())?.part(0..data.len())?;
+        self.communicator.copy_to_device(data, &part)?;
+        self.communicator.all_reduce_sum(&part, data_type)?;
+        Ok(self.communicator.copy_to_host(&part, data, "an all-reduce")?)
+    }
+
+    /// NCCL rounds half types at every addition: sums are made in f32 and rounded once.
+    fn sum_wide<T: Copy>(
+        &self,
+        call: Call,
+        data: &mut [T],
+        widen: fn(T) -> f32,
+        narrow: fn(f32) -> T,
+    ) -> Result<(), ClusterError> {
+        let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
+        self.sum(call, bytemuck::cast_slice_mut(&mut wide), DataType::F32)?;
+        data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
+        Ok(())
+    }
+}
+
+impl Collective for Nccl {
+    fn name(&self) -> &'static str {
+        "nccl"
+    }
+
+    fn rank(&self) -> usize {
+        self.control.rank()
+    }
+
+    fn world_size(&self) -> usize {
+        self.control.world_size()
+    }
+
+    fn barrier(&self) -> Result<(), ClusterError> {
+        self.agreed(Call::plain(Operation::Barrier)).map(|_| ())
+    }
+
+    fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
+        let call = Call::all_reduce(&buffer);
+        match buffer {
+            BufferMut::F32(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::F32),
+            BufferMut::F64(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::F64),
+            BufferMut::U64(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::U64),
+            BufferMut::Bf16(data) => self.sum_wide(call, data, bf16::to_f32, bf16::from_f32),
+            BufferMut::F16(data) => self.sum_wide(call, data, f16::to_f32, f16::from_f32),
+        }
+    }
+
+    fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<(), ClusterError> {
+        if root >= self.world_size() {
+            return Err(ClusterError::NoSuchRank { rank: root, world_size: self.world_size() });
+        }
+        let mut staging = self.agreed(Call::broadcast(bytes.len(), root))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let part = self.grown(&mut staging.send, bytes.len())?.part(0..bytes.len())?;
+        if self.rank() == root {
+            self.communicator.copy_to_device(bytes, &part)?;
+        }
+        self.communicator.broadcast(&part, root)?;
+        Ok(self.communicator.copy_to_host(&part, bytes, "a broadcast")?)
+    }
+
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<u8>, ClusterError> {
+        let mut staging = self.agreed(Call::bytes(Operation::AllGather, mine.len()))?;
+        let mut all = vec![0; mine.len() * self.world_size()];
+        if mine.is_empty() {
+            return Ok(all);
+        }
+        let Staging { send, receive, .. } = &mut *staging;
+        let own = self.grown(send, mine.len())?.part(0..mine.len())?;
+        let gathered = self.grown(receive, all.len())?.part(0..all.len())?;
+        self.communicator.copy_to_device(mine, &own)?;
+        self.communicator.all_gather(&own, &gathered)?;
+        self.communicator.copy_to_host(&gathered, &mut all, "an all-gather")?;
+        Ok(all)
+    }
+
+    fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError> {
+        check_parts(parts, expected, self.world_size())?;
+        let mut staging = self.agreed(Call::plain(Operation::AllToAll))?;
+        let sizes = read_sizes(&self.control.all_gather(&size_bytes(parts, expected))?, self.world_size());
+        agree_on_sizes(staging.calls, &sizes)?;
+        let Staging { send, receive, .. } = &mut *staging;
+        let (sent, received) = (parts.concat(), expected.iter().sum::<usize>());
+        let (send, receive) = (self.grown(send, sent.len())?, self.grown(receive, received)?);
+        self.communicator.copy_to_device(&sent, &send.part(0..sent.len())?)?;
+        let group = self.communicator.group()?;
+        let (mut from, mut to) = (0, 0);
+        for (rank, (part, size)) in parts.iter().zip(expected).enumerate() {
+            if !part.is_empty() {
+                group.send(&send.part(from..from + part.len())?, rank)?;
+            }
+            if *size > 0 {
+                group.receive(&receive.part(to..to + size)?, rank)?;
+            }
+            (from, to) = (from + part.len(), to + size);
+        }
+        group.end()?;
+        let mut bytes = vec![0; received];
+        self.communicator.copy_to_host(&receive.part(0..received)?, &mut bytes, "an all-to-all")?;
+        let mut rest = &bytes[..];
+        let part = |size: &usize| rest.split_off(..*size).map(<[u8]>::to_vec).unwrap_or_default();
+        Ok(expected.iter().map(part).collect())
+    }
+
+    fn abort(&self, code: i32) -> ! {
+        self.control.abort(code)
+    }
+
+    fn finish(&self) -> Result<(), ClusterError> {
+        self.control.finish()
+    }
+}

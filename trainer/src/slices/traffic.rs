@@ -1,0 +1,12 @@
+//! What slices cost on the wire.
+
+/// Bytes that a rank has received from other ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// By [`super::SliceMap::gather`]: features, texts and drawn numbers of all slices, and updated weights.
+    pub gathered: usize,
+    /// By [`super::SliceMap::fetch`]: the image encoder's outputs of drawn images.
+    pub negatives: usize,
+    /// By the exact [`super::SliceSum`].
+    pub gradients: usize,
+}
