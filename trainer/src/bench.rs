@@ -97,8 +97,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
 /// When the options do not fit together.
 pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerError> {
     let one = |world_size: usize| {
-        let options =
-            Options { stage: 1, batch: options.batch * world_size, slices: world_size, ..options.clone() };
+        let options = Options { stage: 1, batch: options.batch * world_size, slices: world_size, ..options.clone() };
         let run = run_of(&options)?;
         let received = std::thread::scope(|scope| {
             let rank = |ranks: Threads| {
@@ -306,9 +305,8 @@ impl<'a> Side<'a> {
         let model = &bench.run.model;
         let (losses, gradient): (Losses, Tensor) = match bench.stage {
             Stage::Representation(stage) => {
-                let choose = |slice: usize, partners: &Tensor, itc: &Contrast| {
-                    draw_negatives(stage, key, slice, partners, itc)
-                };
+                let choose =
+                    |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
                 let variant = Variant { model, stage, choose: &choose, project_once: bench.options.project_once };
                 representation_with(&self.state, &variant, &slices, &self.map, key)?
             }

@@ -63,9 +63,10 @@ pub fn agree(own: &Facts, reduction: Reduction, ranks: &dyn Collective, events: 
         }
         (Some(found), Reduction::Exact) => Err(TrainerError::Unsupported {
             found,
-            expected: "the exact reduction promises bits that do not depend on who computes what, which needs ranks alike; \
+            expected:
+                "the exact reduction promises bits that do not depend on who computes what, which needs ranks alike; \
                        start them on machines of one kind, or take `cluster.reduction: all_reduce`"
-                .into(),
+                    .into(),
         }),
     }
 }
@@ -74,9 +75,8 @@ pub fn agree(own: &Facts, reduction: Reduction, ranks: &dyn Collective, events: 
 pub fn changes(before: &Facts, now: &Facts) -> Option<String> {
     let changed = differences(before, now);
     let words = changed.iter().map(|it| format!("{} was {}, is {}", it.name, it.before, it.now)).collect::<Vec<_>>();
-    (!words.is_empty()).then(|| {
-        format!("{}: from here on, bits may differ from those of an undisturbed run", words.join("; "))
-    })
+    (!words.is_empty())
+        .then(|| format!("{}: from here on, bits may differ from those of an undisturbed run", words.join("; ")))
 }
 
 struct Difference<'a> {
@@ -105,7 +105,8 @@ mod tests {
     fn facts_name_what_bits_depend_on() {
         let run = configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &configs::Overrides::default());
         let facts = facts(&run.unwrap()).unwrap();
-        for name in ["libtorch", "processor", "cpu_capability", "mkl", "onednn", "mkl_reproducibility", "image_decoder"] {
+        for name in ["libtorch", "processor", "cpu_capability", "mkl", "onednn", "mkl_reproducibility", "image_decoder"]
+        {
             assert!(facts.get(name).is_some_and(|value| !value.is_empty()), "{name} in {facts:?}");
         }
         assert!(agree(&facts, Reduction::Exact, &Single, Events::Silent).is_ok());

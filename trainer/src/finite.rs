@@ -146,8 +146,13 @@ mod tests {
     #[test]
     fn the_loss_scale_of_f16_is_halved_by_overflows_and_doubled_without_them() {
         let empty = || Tensor::zeros([2, 1], (Kind::Int64, Device::Cpu));
-        let slices =
-            [Slice { index: 0, patches: empty(), text: Text { ids: empty(), mask: empty() }, samples: vec![3], image_ids: None }];
+        let slices = [Slice {
+            index: 0,
+            patches: empty(),
+            text: Text { ids: empty(), mask: empty() },
+            samples: vec![3],
+            image_ids: None,
+        }];
         let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
         let allows = |guard: &mut FiniteGuard, norm: f64| guard.allows(norm, 5, 0, (&slices, &map), Events::Silent);
         assert_eq!(FiniteGuard::of_formats(&[Dtype::Bf16, Dtype::F32]).loss_scale(), 1.0);

@@ -141,7 +141,7 @@ impl Communicator {
         match from.is_empty() {
             true => Ok(()),
             false => {
-                self.cuda.check("cudaMemcpyAsync", self.cuda.library.to_device(to.address(), from, self.lane.stream))
+                self.cuda.check("cudaMemcpyAsync", self.cuda.library.upload(to.address(), from, self.lane.stream))
             }
         }
     }
@@ -156,7 +156,7 @@ impl Communicator {
         if to.is_empty() {
             return Ok(());
         }
-        let code = self.cuda.library.to_host(to, from.address(), self.lane.stream);
+        let code = self.cuda.library.download(to, from.address(), self.lane.stream);
         // Whatever the copy said: `to` is borrowed until the stream is done.
         let done = self.cuda.library.stream_synchronize(self.lane.stream);
         self.cuda.check("cudaMemcpyAsync", code)?;

@@ -289,14 +289,14 @@ impl CudaLibrary {
     }
 
     /// Copies all of `from` to an allocation that is as long; the caller checks that. Returns when `from` may change.
-    pub(crate) fn to_device(&self, to: Handle, from: &[u8], stream: Handle) -> u32 {
+    pub(crate) fn upload(&self, to: Handle, from: &[u8], stream: Handle) -> u32 {
         // SAFETY: `from` is a slice, the caller checked `to`; from pageable memory the call returns after reading it.
         unsafe { (self.memcpy_async)(to.0, from.as_ptr().cast(), from.len(), TO_DEVICE, stream.0) }
     }
 
     /// Fills all of `to` from an allocation that is as long; the caller checks that, and waits for the stream before it
     /// lets go of `to`.
-    pub(crate) fn to_host(&self, to: &mut [u8], from: Handle, stream: Handle) -> u32 {
+    pub(crate) fn download(&self, to: &mut [u8], from: Handle, stream: Handle) -> u32 {
         // SAFETY: `to` is an exclusive slice, the caller checked `from` and waits.
         unsafe { (self.memcpy_async)(to.as_mut_ptr().cast(), from.0, to.len(), TO_HOST, stream.0) }
     }
