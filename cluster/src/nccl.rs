@@ -11,13 +11,13 @@ use crate::{BufferMut, ClusterError, Collective};
 /// A job of GPUs, one for each rank. Buffers are host memory: they travel through staging memory on the GPU.
 pub struct Nccl {
     control: Arc<dyn Collective>,
-    communicator: Communicator,
-    staging: Mutex<Staging>,
+    turn: Mutex<Turn>,
 }
 
 /// Held throughout a call, so that what ranks agree on is what they do next.
-struct Staging {
+struct Turn {
     calls: u64,
+    communicator: Communicator,
     send: DeviceBuffer,
     receive: DeviceBuffer,
 }
@@ -27,8 +27,8 @@ const READY: usize = 1 + UniqueId::BYTES;
 
 impl Nccl {
     /// Joins the ranks of `control`, each with a GPU of its own: the one with its number on this host among those that the
-    /// process sees, which may be one only. Every rank calls it, whether or not it found the libraries: all of them fail if
-    /// one did not.
+    /// process sees, which may be one only. Every rank calls it, whether or not it found the libraries: all of them fail where
+    /// one finds no library or no GPU. A rank that fails later must end the job, as the others wait for it.
     ///
     /// # Errors
     /// [`ClusterError::Nccl`] with the own reason, [`ClusterError::NcclElsewhere`] with the rank that has one.
@@ -62,33 +62,27 @@ impl Nccl {
         let place = (control.rank(), control.world_size());
         let communicator = Communicator::join(&nccl, &cuda, device, place, &UniqueId::from_bytes(id))?;
         let (send, receive) = (DeviceBuffer::new(&communicator, 0)?, DeviceBuffer::new(&communicator, 0)?);
-        Ok(Self { control, communicator, staging: Mutex::new(Staging { calls: 0, send, receive }) })
+        Ok(Self { control, turn: Mutex::new(Turn { calls: 0, communicator, send, receive }) })
     }
 
     /// Takes the turn for a call when all ranks are about to make the same.
-    fn agreed(&self, call: Call) -> Result<MutexGuard<'_, Staging>, ClusterError> {
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        staging.calls += 1;
-        agree(staging.calls, &read_calls(&self.control.all_gather(&call.to_bytes())?)?)?;
-        Ok(staging)
-    }
-
-    fn grown<'a>(&self, buffer: &'a mut DeviceBuffer, len: usize) -> Result<&'a DeviceBuffer, ClusterError> {
-        if buffer.len() < len {
-            *buffer = DeviceBuffer::new(&self.communicator, len)?;
-        }
-        Ok(buffer)
+    fn agreed(&self, call: Call) -> Result<MutexGuard<'_, Turn>, ClusterError> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        turn.calls += 1;
+        agree(turn.calls, &read_calls(&self.control.all_gather(&call.to_bytes())?)?)?;
+        Ok(turn)
     }
 
     fn sum(&self, call: Call, data: &mut [u8], data_type: DataType) -> Result<(), ClusterError> {
-        let mut staging = self.agreed(call)?;
+        let mut turn = self.agreed(call)?;
         if data.is_empty() {
             return Ok(());
         }
-        let part = self.grown(&mut staging.send, data.len())?.part(0..data.len())?;
-        self.communicator.copy_to_device(data, &part)?;
-        self.communicator.all_reduce_sum(&part, data_type)?;
-        Ok(self.communicator.copy_to_host(&part, data, "an all-reduce")?)
+        let Turn { communicator, send, .. } = &mut *turn;
+        let part = grown(communicator, send, data.len())?.part(0..data.len())?;
+        communicator.copy_to_device(data, &part)?;
+        communicator.all_reduce_sum(&part, data_type)?;
+        Ok(communicator.copy_to_host(&part, data, "an all-reduce")?)
     }
 
     /// NCCL rounds half types at every addition: sums are made in f32 and rounded once.
@@ -104,6 +98,17 @@ impl Nccl {
         data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
         Ok(())
     }
+}
+
+fn grown<'a>(
+    communicator: &Communicator,
+    buffer: &'a mut DeviceBuffer,
+    len: usize,
+) -> Result<&'a DeviceBuffer, ClusterError> {
+    if buffer.len() < len {
+        *buffer = DeviceBuffer::new(communicator, len)?;
+    }
+    Ok(buffer)
 }
 
 impl Collective for Nccl {
@@ -138,43 +143,45 @@ impl Collective for Nccl {
         if root >= self.world_size() {
             return Err(ClusterError::NoSuchRank { rank: root, world_size: self.world_size() });
         }
-        let mut staging = self.agreed(Call::broadcast(bytes.len(), root))?;
+        let mut turn = self.agreed(Call::broadcast(bytes.len(), root))?;
         if bytes.is_empty() {
             return Ok(());
         }
-        let part = self.grown(&mut staging.send, bytes.len())?.part(0..bytes.len())?;
+        let Turn { communicator, send, .. } = &mut *turn;
+        let part = grown(communicator, send, bytes.len())?.part(0..bytes.len())?;
         if self.rank() == root {
-            self.communicator.copy_to_device(bytes, &part)?;
+            communicator.copy_to_device(bytes, &part)?;
         }
-        self.communicator.broadcast(&part, root)?;
-        Ok(self.communicator.copy_to_host(&part, bytes, "a broadcast")?)
+        communicator.broadcast(&part, root)?;
+        Ok(communicator.copy_to_host(&part, bytes, "a broadcast")?)
     }
 
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<u8>, ClusterError> {
-        let mut staging = self.agreed(Call::bytes(Operation::AllGather, mine.len()))?;
+        let mut turn = self.agreed(Call::bytes(Operation::AllGather, mine.len()))?;
         let mut all = vec![0; mine.len() * self.world_size()];
         if mine.is_empty() {
             return Ok(all);
         }
-        let Staging { send, receive, .. } = &mut *staging;
-        let own = self.grown(send, mine.len())?.part(0..mine.len())?;
-        let gathered = self.grown(receive, all.len())?.part(0..all.len())?;
-        self.communicator.copy_to_device(mine, &own)?;
-        self.communicator.all_gather(&own, &gathered)?;
-        self.communicator.copy_to_host(&gathered, &mut all, "an all-gather")?;
+        let Turn { communicator, send, receive, .. } = &mut *turn;
+        let own = grown(communicator, send, mine.len())?.part(0..mine.len())?;
+        let gathered = grown(communicator, receive, all.len())?.part(0..all.len())?;
+        communicator.copy_to_device(mine, &own)?;
+        communicator.all_gather(&own, &gathered)?;
+        communicator.copy_to_host(&gathered, &mut all, "an all-gather")?;
         Ok(all)
     }
 
     fn all_to_all(&self, parts: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, ClusterError> {
         check_parts(parts, expected, self.world_size())?;
-        let mut staging = self.agreed(Call::plain(Operation::AllToAll))?;
+        let mut turn = self.agreed(Call::plain(Operation::AllToAll))?;
         let sizes = read_sizes(&self.control.all_gather(&size_bytes(parts, expected))?, self.world_size());
-        agree_on_sizes(staging.calls, &sizes)?;
-        let Staging { send, receive, .. } = &mut *staging;
+        agree_on_sizes(turn.calls, &sizes)?;
+        let Turn { communicator, send, receive, .. } = &mut *turn;
         let (sent, received) = (parts.concat(), expected.iter().sum::<usize>());
-        let (send, receive) = (self.grown(send, sent.len())?, self.grown(receive, received)?);
-        self.communicator.copy_to_device(&sent, &send.part(0..sent.len())?)?;
-        let group = self.communicator.group()?;
+        let send = grown(communicator, send, sent.len())?;
+        let receive = grown(communicator, receive, received)?;
+        communicator.copy_to_device(&sent, &send.part(0..sent.len())?)?;
+        let group = communicator.group()?;
         let (mut from, mut to) = (0, 0);
         for (rank, (part, size)) in parts.iter().zip(expected).enumerate() {
             if !part.is_empty() {
@@ -187,7 +194,7 @@ impl Collective for Nccl {
         }
         group.end()?;
         let mut bytes = vec![0; received];
-        self.communicator.copy_to_host(&receive.part(0..received)?, &mut bytes, "an all-to-all")?;
+        communicator.copy_to_host(&receive.part(0..received)?, &mut bytes, "an all-to-all")?;
         let mut rest = &bytes[..];
         let part = |size: &usize| rest.split_off(..*size).map(<[u8]>::to_vec).unwrap_or_default();
         Ok(expected.iter().map(part).collect())

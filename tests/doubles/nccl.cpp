@@ -1,6 +1,6 @@
 // A stand-in for NCCL and the CUDA runtime on several GPUs, which a test machine does not have: ranks are threads of one
-// process, device memory is host memory. Like NCCL, calls return at once and are done when every rank has made them; ranks
-// that disagree never get done, and the communicator's asynchronous error says so.
+// process, device memory is host memory. Like NCCL, calls return at once and are done when every rank has made them. Unlike
+// NCCL, which would hang, ranks that disagree, and ranks that wait for one that has gone, get an asynchronous error.
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -277,7 +277,13 @@ int ncclCommInitRank(void **communicator, int size, Id id, int rank) {
   return Ok;
 }
 
-int ncclCommDestroy(void *) { return Ok; }
+int ncclCommDestroy(void *communicator) {
+  std::lock_guard<std::mutex> lock(turn);
+  World &world = *static_cast<Communicator *>(communicator)->world;
+  if (world.error == Ok && world.size > 1) world.error = RemoteError;
+  changed.notify_all();
+  return Ok;
+}
 
 int ncclCommAbort(void *communicator) {
   std::lock_guard<std::mutex> lock(turn);

@@ -100,7 +100,7 @@ def traffic(args):
 
 
 def memory(args):
-    """What a rank's memory is made of, for both stages and formats."""
+    """What a rank's memory is made of, for both stages, in f32."""
     rows = []
     for stage in (1, 2):
         found = json.loads(run([BLIP2, "bench", "step", "--threads", str(args.threads), "--", "--stage", str(stage), "--batch",

@@ -77,7 +77,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         }
     }
     let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    let sides: Vec<Value> = sides.iter().map(|side| side.report(before)).collect();
+    let reports: Vec<Value> = sides.iter().map(|side| side.report(before)).collect();
     Ok(json!({
         "schema_version": 1,
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
@@ -85,8 +85,8 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit,
         "project_once": options.project_once, "world_size": ranks.world_size(),
         "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
-        "reductions": names, "sides": sides, "peak_memory_bytes": memory_bytes("VmHWM:"),
-        "memory_bytes": bench.parts(before_models, kinds.len()),
+        "reductions": names, "sides": reports, "peak_memory_bytes": memory_bytes("VmHWM:"),
+        "memory_bytes": memory_parts(before_models, &bench, &sides),
     }))
 }
 
@@ -111,12 +111,15 @@ pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerErro
                 }
             };
             let ranks: Vec<_> = Threads::world(world_size).into_iter().map(|one| scope.spawn(rank(one))).collect();
-            let joined = ranks.into_iter().map(|rank| rank.join().expect("a rank panicked, and said why"));
+            let joined =
+                ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             joined.collect::<Result<Vec<Traffic>, _>>()
         })?;
         let most = |part: fn(&Traffic) -> usize| received.iter().map(part).max().unwrap_or(0);
         let encoder = &run.model.image_encoder;
-        let row = encoder.num_tokens() * encoder.sizes().width * kind_of(encoder.dtype()).elt_size_in_bytes();
+        let row = encoder.num_tokens()
+            * encoder.sizes().width
+            * compute_kind(encoder.dtype(), Device::Cpu).elt_size_in_bytes();
         Ok(json!({
             "world_size": world_size, "images_per_rank": options.batch / world_size,
             "negatives_bytes": most(|it| it.negatives),
@@ -222,18 +225,6 @@ impl<'a> Bench<'a> {
         Ok(Self { run, stage, tower, language_model, specs, frozen_bytes: frozen_bytes.get(), options })
     }
 
-    /// What a rank's memory is made of: the process before the models, the models, and what steps need beyond. With
-    /// `states` training states; a gradient is held once by the leaves and once flat.
-    fn parts(&self, before_models: Option<u64>, states: usize) -> Value {
-        let weights = 4 * self.specs.iter().map(elements).sum::<i64>() as u64 * states as u64;
-        let parts = [before_models.unwrap_or(0), self.frozen_bytes, weights, 2 * weights, 2 * weights / states as u64];
-        let peak = memory_bytes("VmHWM:").unwrap_or(0);
-        json!({
-            "process": parts[0], "frozen": parts[1], "master_weights": parts[2], "moments": parts[3], "gradients": parts[4],
-            "activations_and_workspace": peak.saturating_sub(parts.iter().sum()), "peak": peak,
-        })
-    }
-
     /// Pixels and captions of a slice of a step.
     fn inputs(&self, step: u64, slice: usize) -> (Tensor, Text) {
         let rng = |slice: usize| CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
@@ -337,6 +328,21 @@ impl<'a> Side<'a> {
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// What a rank's memory is made of: the process before there are models, the models with what is trained, and what is left of
+/// the peak. A gradient is held once by the leaves and once flat, of one side at a time.
+fn memory_parts(before_models: Option<u64>, bench: &Bench<'_>, sides: &[Side<'_>]) -> Value {
+    let all = |of: fn(&State) -> usize| sides.iter().map(|side| 4 * of(&side.state) as i64).sum::<i64>();
+    let (process, frozen) = (before_models.unwrap_or(0).cast_signed(), bench.frozen_bytes.cast_signed());
+    let weights = all(|state| state.weights.numel());
+    let moments = all(|state| state.exp_avg.numel() + state.exp_avg_sq.numel());
+    let gradients = 2 * weights / sides.len() as i64;
+    let peak = memory_bytes("VmHWM:").unwrap_or(0).cast_signed();
+    json!({
+        "process": process, "frozen": frozen, "master_weights": weights, "moments": moments, "gradients": gradients,
+        "activations_and_rest": peak - (process + frozen + weights + moments + gradients), "peak": peak,
+    })
 }
 
 /// A line of Linux's account of this process, in bytes.

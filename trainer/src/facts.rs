@@ -1,7 +1,7 @@
 //! What the bits of a run depend on besides its config: processor, libraries, threads. Ranks agree on it when they start, and
 //! checkpoints keep it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{Collective, gather_texts};
 use configs::{Reduction, Run};
@@ -64,8 +64,8 @@ pub fn agree(own: &Facts, reduction: Reduction, ranks: &dyn Collective, events: 
         (Some(found), Reduction::Exact) => Err(TrainerError::Unsupported {
             found,
             expected:
-                "the exact reduction promises bits that do not depend on who computes what, which needs ranks alike; \
-                       start them on machines of one kind, or take `cluster.reduction: all_reduce`"
+                "ranks alike, as the exact reduction promises bits that do not depend on who computes what; start \
+                       them on machines of one kind, or take `cluster.reduction: all_reduce`"
                     .into(),
         }),
     }
@@ -73,8 +73,9 @@ pub fn agree(own: &Facts, reduction: Reduction, ranks: &dyn Collective, events: 
 
 /// What a resume says about facts that have changed since the checkpoint; nothing where all are the same.
 pub fn changes(before: &Facts, now: &Facts) -> Option<String> {
-    let changed = differences(before, now);
-    let words = changed.iter().map(|it| format!("{} was {}, is {}", it.name, it.before, it.now)).collect::<Vec<_>>();
+    // A checkpoint of an older program knows less.
+    let changed = differences(before, now).into_iter().filter(|it| it.before != UNKNOWN && it.now != UNKNOWN);
+    let words = changed.map(|it| format!("{} was {}, is {}", it.name, it.before, it.now)).collect::<Vec<_>>();
     (!words.is_empty())
         .then(|| format!("{}: from here on, bits may differ from those of an undisturbed run", words.join("; ")))
 }
@@ -85,10 +86,14 @@ struct Difference<'a> {
     now: &'a str,
 }
 
-/// Facts that both know and that differ.
+/// The value of a fact that only the other side knows.
+const UNKNOWN: &str = "unknown";
+
 fn differences<'a>(before: &'a Facts, now: &'a Facts) -> Vec<Difference<'a>> {
-    let pairs = before.iter().filter_map(|(name, before)| Some((name, before, now.get(name)?)));
-    pairs.filter(|(_, before, now)| before != now).map(|(name, before, now)| Difference { name, before, now }).collect()
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let value = |facts: &'a Facts, name: &String| facts.get(name).map_or(UNKNOWN, String::as_str);
+    let pairs = names.into_iter().map(|name| Difference { name, before: value(before, name), now: value(now, name) });
+    pairs.filter(|it| it.before != it.now).collect()
 }
 
 #[cfg(test)]
@@ -125,12 +130,23 @@ mod tests {
                     })
                 };
                 let ranks: Vec<_> = Threads::world(3).into_iter().map(one).collect();
-                ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Result<Vec<()>, String>>()
+                ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<Result<(), String>>>()
             })
         };
-        let error = outcome(Reduction::Exact).unwrap_err();
-        assert!(error.contains("processor is an old one on rank 0, a younger one on rank 2"), "{error}");
-        assert!(outcome(Reduction::AllReduce).is_ok());
+        // Every rank gives up, so that none waits for the others.
+        for outcome in outcome(Reduction::Exact) {
+            let error = outcome.unwrap_err();
+            assert!(error.contains("processor is an old one on rank 0, a younger one on rank 2"), "{error}");
+        }
+        assert!(outcome(Reduction::AllReduce).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_fact_that_one_rank_lacks_is_a_difference() {
+        let (more, less) = (made_of("x"), Facts::from([("processor".to_owned(), "x".to_owned())]));
+        let found = differences(&more, &less);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].name, found[0].before, found[0].now), ("libtorch", "2.11.0", UNKNOWN));
     }
 
     #[test]

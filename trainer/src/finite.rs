@@ -5,9 +5,8 @@
 //! gradients are divided by it after: the scale is halved when a gradient overflows, and doubled after
 //! [`GROW_AFTER`] updates without that. It is a power of two, which rounds nothing.
 
-use configs::Dtype;
 use serde_json::{Value, json};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 use crate::events::Events;
@@ -22,7 +21,7 @@ const GROW_AFTER: u64 = 2000;
 /// What was left out so far. Every rank counts alike, as all see the same norm; checkpoints keep the counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FiniteGuard {
-    /// Since the last update that was made.
+    /// Since the last update that was made, not counting those that halved the scale.
     in_a_row: u64,
     /// In this stage.
     skipped: u64,
@@ -33,20 +32,20 @@ pub struct FiniteGuard {
 }
 
 impl FiniteGuard {
-    /// The counts that a checkpoint kept; nothing was left out where it kept none.
-    pub fn of_ledger(ledger: &Value) -> Self {
-        let count = |name: &str| ledger[name].as_u64().unwrap_or(0);
-        Self {
-            in_a_row: count("skipped_in_a_row"),
-            skipped: count("skipped_updates"),
-            scale: ledger["loss_scale"].as_f64(),
-            at_this_scale: count("updates_at_this_loss_scale"),
-        }
+    /// The guard of a stage that begins, whose gradients pass through these types.
+    pub fn of_kinds(kinds: &[Kind]) -> Self {
+        Self { scale: kinds.contains(&Kind::Half).then_some(FIRST_SCALE), ..Self::default() }
     }
 
-    /// The guard of a stage that begins, which back-propagates through these formats.
-    pub fn of_formats(formats: &[Dtype]) -> Self {
-        Self { scale: formats.contains(&Dtype::F16).then_some(FIRST_SCALE), ..Self::default() }
+    /// Takes over what a checkpoint kept; a scale that it lacks begins anew.
+    pub fn restore(&mut self, ledger: &Value) {
+        let count = |name: &str| ledger[name].as_u64().unwrap_or(0);
+        *self = Self {
+            in_a_row: count("skipped_in_a_row"),
+            skipped: count("skipped_updates"),
+            scale: self.scale.map(|first| ledger["loss_scale"].as_f64().unwrap_or(first)),
+            at_this_scale: count("updates_at_this_loss_scale"),
+        };
     }
 
     /// What losses are multiplied by before the backward pass, and gradients divided by after it.
@@ -116,9 +115,9 @@ impl FiniteGuard {
 
     /// Halves the scale; says whether there was one to halve.
     fn shrink(&mut self) -> bool {
+        self.at_this_scale = 0;
         let Some(scale) = self.scale.as_mut().filter(|scale| **scale > 1.0) else { return false };
         *scale /= 2.0;
-        self.at_this_scale = 0;
         true
     }
 }
@@ -138,7 +137,7 @@ fn samples_of_all(slices: &[Slice], map: &SliceMap<'_>) -> Result<Vec<i64>, Trai
 mod tests {
     use cluster::Single;
     use configs::Reduction;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
     use crate::stage1::Text;
@@ -155,14 +154,16 @@ mod tests {
         }];
         let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
         let allows = |guard: &mut FiniteGuard, norm: f64| guard.allows(norm, 5, 0, (&slices, &map), Events::Silent);
-        assert_eq!(FiniteGuard::of_formats(&[Dtype::Bf16, Dtype::F32]).loss_scale(), 1.0);
-        let mut guard = FiniteGuard::of_formats(&[Dtype::Bf16, Dtype::F16]);
+        assert_eq!(FiniteGuard::of_kinds(&[Kind::BFloat16, Kind::Float]).loss_scale(), 1.0);
+        let mut guard = FiniteGuard::of_kinds(&[Kind::BFloat16, Kind::Half]);
         assert_eq!(guard.loss_scale(), 65_536.0);
         assert!(!allows(&mut guard, f64::INFINITY).unwrap());
         assert_eq!(guard.loss_scale(), 32_768.0);
         for update in 1..GROW_AFTER {
             // A checkpoint in between keeps the scale and the count.
-            guard = FiniteGuard::of_ledger(&guard.ledger());
+            let ledger = guard.ledger();
+            guard = FiniteGuard::of_kinds(&[Kind::Half]);
+            guard.restore(&ledger);
             assert!(allows(&mut guard, 1.0).unwrap() && guard.loss_scale() == 32_768.0, "{update}");
         }
         assert!(allows(&mut guard, 1.0).unwrap());
@@ -192,10 +193,17 @@ mod tests {
         // An update that is made begins the count anew; a checkpoint keeps it.
         assert!(allows(&mut guard, 1.0).unwrap());
         assert!(!allows(&mut guard, f64::NAN).unwrap() && !allows(&mut guard, f64::NAN).unwrap());
-        let mut guard = FiniteGuard::of_ledger(&guard.ledger());
+        let ledger = guard.ledger();
+        let mut guard = FiniteGuard::default();
+        guard.restore(&ledger);
         let error = allows(&mut guard, f64::NAN).unwrap_err().to_string();
         assert!(error.contains("[7, 11]") && error.contains("3 updates in a row"), "{error}");
         assert_eq!(guard.skipped(), 5);
-        assert_eq!(FiniteGuard::of_ledger(&Value::Null), FiniteGuard::default());
+        guard.restore(&Value::Null);
+        assert_eq!(guard, FiniteGuard::default());
+        // A checkpoint of a program that had no loss scale.
+        let mut scaled = FiniteGuard::of_kinds(&[Kind::Half]);
+        scaled.restore(&ledger);
+        assert_eq!((scaled.loss_scale(), scaled.skipped()), (FIRST_SCALE, 4));
     }
 }

@@ -281,7 +281,12 @@ impl Job {
         match arguments.threads {
             None if run.cluster.backend == configs::Backend::Nccl => {
                 let gpus = libraries::connect_gpus(Arc::clone(&self.ranks), self.topology.local_rank)?;
-                Ok(trainer::train::train(&run, gpus.as_ref(), events)?)
+                let outcome = trainer::train::train(&run, gpus.as_ref(), events);
+                if outcome.is_err() {
+                    // NCCL would wait for the other ranks while it is taken down; the job is ended instead.
+                    std::mem::forget(gpus);
+                }
+                Ok(outcome?)
             }
             None => Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?),
             Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, events),

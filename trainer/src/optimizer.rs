@@ -1,11 +1,52 @@
 //! AdamW (Loshchilov and Hutter 2019), with the formulas of `torch.optim.AdamW`.
 
-use configs::AdamW;
+use configs::{AdamW, Optimizer, Stage};
 use tch::Tensor;
 
 use crate::TrainerError;
+use crate::events::Events;
 use crate::shim::{Adam, AdamNumbers, fused_adamw};
+use crate::slices::SliceMap;
 use crate::state::State;
+use crate::step::Slice;
+
+/// An update that is about to be made.
+pub struct Update<'a> {
+    /// The stage, for its optimiser and its limit of updates that are left out.
+    pub stage: &'a Stage,
+    /// The step of the stage, from 1.
+    pub step: u64,
+    /// Norm of the mean gradient.
+    pub grad_norm: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The own slices of the batch that the gradient is of.
+    pub batch: &'a [Slice],
+    /// All slices.
+    pub slices: &'a SliceMap<'a>,
+    /// Who is told of an update that is left out.
+    pub events: Events,
+}
+
+/// Updates the weights of all ranks, unless the gradient is not finite; says whether it did. Every rank calls it.
+///
+/// # Shapes
+/// `gradient`: the own chunks of `state`.
+///
+/// # Errors
+/// When too many updates in a row are left out, or ranks cannot talk.
+pub fn update_if_finite(state: &mut State, gradient: Tensor, update: &Update<'_>) -> Result<bool, TrainerError> {
+    let Update { stage, step, grad_norm, learning_rate, batch, slices, events } = *update;
+    if !state.finite.allows(grad_norm, step, stage.max_skipped_updates(), (batch, slices), events)? {
+        return Ok(false);
+    }
+    let Optimizer::AdamW(settings) = stage.optimizer();
+    let factor = settings.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
+    let gradient = if factor < 1.0 { gradient * factor } else { gradient };
+    adamw(state, &gradient, learning_rate, settings)?;
+    slices.share(&mut state.weights)?;
+    Ok(true)
+}
 
 /// One update of the own chunks by the mean gradient of the global batch.
 ///

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use cluster::{Collective, broadcast_text};
-use configs::{Dtype, Model, Run, Stage};
-use tch::{Device, Tensor};
+use configs::{Model, Run, Stage};
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
@@ -15,6 +15,7 @@ use crate::facts::{self, Facts};
 use crate::finite::FiniteGuard;
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
+use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
@@ -129,7 +130,7 @@ impl<'a> Session<'a> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let start = Tensors::random(specs, seed, device);
         let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, device);
-        state.finite = FiniteGuard::of_formats(&back_propagated(&self.run.model, position.stage));
+        state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, device));
         if let Some(writer) = &mut self.writer {
             writer.last_commit = Instant::now();
         }
@@ -291,11 +292,12 @@ pub fn set_aside(output: &str) -> Result<(), TrainerError> {
     Ok(())
 }
 
-/// The formats that gradients of a stage pass through.
-fn back_propagated(model: &Model, stage: &Stage) -> Vec<Dtype> {
+/// The types that gradients of a stage pass through.
+fn back_propagated(model: &Model, stage: &Stage, device: Device) -> Vec<Kind> {
+    let qformer = compute_kind(model.qformer.dtype, device);
     match stage {
-        Stage::Representation(_) => vec![model.qformer.dtype],
-        Stage::Generative(_) => vec![model.qformer.dtype, model.language_model.settings().dtype],
+        Stage::Representation(_) => vec![qformer],
+        Stage::Generative(_) => vec![qformer, compute_kind(model.language_model.settings().dtype, device)],
     }
 }
 
@@ -390,6 +392,6 @@ fn restore(state: &mut State, found: &Found) -> Result<(), TrainerError> {
     let own = |moment: &[f32]| state.own_part(&Tensor::from_slice(moment)).copy().to_device(device);
     (state.exp_avg, state.exp_avg_sq) = (own(exp_avg), own(exp_avg_sq));
     state.updates = *adamw_count;
-    state.finite = FiniteGuard::of_ledger(&found.snapshot.ledger);
+    state.finite.restore(&found.snapshot.ledger);
     Ok(())
 }

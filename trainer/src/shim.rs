@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 
-const ERROR_BYTES: usize = 4096;
+const TEXT_BYTES: usize = 4096;
 
 unsafe extern "C" {
     fn blip2_be_deterministic(error: *mut c_char, capacity: usize) -> c_int;
@@ -33,7 +33,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Has libtorch compute the same bits for the same input, always, on every device. Call it before the first operation.
+/// Has libtorch compute the same bits for the same input, always, on every device. Call it before the first operation and
+/// the first thread: it may set a variable of the environment.
 ///
 /// # Errors
 /// libtorch's own.
@@ -55,15 +56,11 @@ pub fn is_deterministic() -> bool {
 /// # Errors
 /// libtorch's own.
 pub fn describe() -> Result<BTreeMap<String, String>, TrainerError> {
-    let mut text = [0_u8; ERROR_BYTES];
-    // SAFETY: `text` has that many writable bytes; the function ends it with 0.
-    let code = unsafe { blip2_describe(text.as_mut_ptr().cast(), text.len()) };
-    let words = CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default();
-    if code != 0 {
-        let source = tch::TchError::Torch(words.into_owned());
-        return Err(TrainerError::Torch { doing: "asking libtorch about itself", source });
-    }
-    let pairs = words.lines().filter_map(|line| line.split_once('='));
+    let text = text_of("asking libtorch about itself", |text, capacity| {
+        // SAFETY: `text` points to `capacity` writable bytes, and the function ends what it writes with 0.
+        unsafe { blip2_describe(text, capacity) }
+    })?;
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
@@ -128,13 +125,17 @@ pub fn fused_adamw(tensors: &[Adam], numbers: &AdamNumbers) -> Result<(), Traine
 
 /// Runs a function that fills in an error text when it fails.
 fn checked(doing: &'static str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), TrainerError> {
-    let mut text = [0_u8; ERROR_BYTES];
-    match call(text.as_mut_ptr().cast(), text.len()) {
-        0 => Ok(()),
-        _ => {
-            let words = CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default();
-            Err(TrainerError::Torch { doing, source: tch::TchError::Torch(words.into_owned()) })
-        }
+    text_of(doing, call).map(drop)
+}
+
+/// Runs a function that writes a text: its answer, or its error when it does not return 0.
+fn text_of(doing: &'static str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<String, TrainerError> {
+    let mut text = [0_u8; TEXT_BYTES];
+    let code = call(text.as_mut_ptr().cast(), text.len());
+    let words = CStr::from_bytes_until_nul(&text).map(CStr::to_string_lossy).unwrap_or_default().into_owned();
+    match code {
+        0 => Ok(words),
+        _ => Err(TrainerError::Torch { doing, source: tch::TchError::Torch(words) }),
     }
 }
 
@@ -171,11 +172,5 @@ mod tests {
         wrong.gradient = Tensor::zeros([3], (Kind::Double, Device::Cpu));
         let numbers = AdamNumbers { update: 1, learning_rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, eps: 1e-8 };
         assert!(fused_adamw(&[wrong], &numbers).unwrap_err().to_string().contains("updating the weights"));
-    }
-
-    #[test]
-    fn determinism_is_switched_on() {
-        be_deterministic().unwrap();
-        assert!(is_deterministic());
     }
 }

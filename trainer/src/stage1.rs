@@ -59,6 +59,8 @@ impl Text {
 pub struct Encoded {
     /// For ITC.
     pub features: Features,
+    /// The images behind `ln_vision`, `[b, P, V]`.
+    image: Tensor,
     keys_values: ImageKeyValues,
     queries: QueryPass,
 }
@@ -123,10 +125,11 @@ impl Stage1 {
     /// # Shapes
     /// `patches`: `[b, P, V]`, the frozen encoder's output.
     pub fn encode(&self, patches: &Tensor, text: &Text) -> Encoded {
-        let keys_values = self.key_values(patches);
+        let image = self.normalize(patches);
+        let keys_values = self.qformer.image_key_values(&image);
         let queries = self.qformer.queries(&keys_values, patches.size()[0]);
-        let image = normalized(&self.vision_projection, &queries.hidden);
-        Encoded { features: Features { image, text: self.encode_text(text) }, keys_values, queries }
+        let features = normalized(&self.vision_projection, &queries.hidden);
+        Encoded { features: Features { image: features, text: self.encode_text(text) }, image, keys_values, queries }
     }
 
     /// The image features of ITC, `[b, Q, E]`, f32.
@@ -141,9 +144,12 @@ impl Stage1 {
 
     /// What cross-attention sees of images.
     pub fn key_values(&self, patches: &Tensor) -> ImageKeyValues {
-        // LAVIS computes ln_vision in f32.
-        let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
-        self.qformer.image_key_values(&image)
+        self.qformer.image_key_values(&self.normalize(patches))
+    }
+
+    /// `ln_vision`, which LAVIS computes in f32.
+    fn normalize(&self, patches: &Tensor) -> Tensor {
+        self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind)
     }
 
     /// Logits of "they do not belong together" and "they do" for pairs of images and texts, `[b, 2]`, f32.
@@ -154,24 +160,24 @@ impl Stage1 {
     }
 
     /// ITM: own pairs, own texts with drawn images, own images with drawn texts. Keys and values of the own images are those
-    /// of `encoded`, or computed again at each use from `again`.
-    ///
-    /// # Shapes
-    /// `again`: `[b, P, V]`, the frozen encoder's output.
+    /// of `encoded` where they are computed once, and computed again for each use otherwise.
     pub fn matching_loss(
         &self,
         encoded: &Encoded,
-        again: Option<&Tensor>,
         text: &Text,
         negatives: &NegativeRows,
+        project_once: bool,
     ) -> Tensor {
-        let images = match again {
+        let images = match project_once {
             // Drawn images are projected anew, also those of this slice, so that bits do not depend on who holds them.
-            None => {
+            true => {
                 let drawn = self.key_values(&negatives.patches);
                 ImageKeyValues::cat(&[&encoded.keys_values, &drawn, &encoded.keys_values])
             }
-            Some(own) => self.key_values(&Tensor::cat(&[own, &negatives.patches, own], 0)),
+            false => {
+                let drawn = self.normalize(&negatives.patches);
+                self.qformer.image_key_values(&Tensor::cat(&[&encoded.image, &drawn, &encoded.image], 0))
+            }
         };
         let texts = Text {
             ids: Tensor::cat(&[&text.ids, &text.ids, &negatives.text.ids], 0),

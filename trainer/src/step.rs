@@ -263,8 +263,8 @@ impl Representation<'_> {
         let itc = contrast(&encoded.features, &global.features, &stage1.temperature, &partners, smoothing).loss;
         let weights = &self.variant.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
-        let again = (!self.variant.project_once).then_some(&slice.patches);
-        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, again, &slice.text, negatives));
+        let once = self.variant.project_once;
+        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.text, negatives, once));
         let itg = match weights.itg > 0.0 {
             true => {
                 let decoder_start = self.variant.model.qformer.vocab_size as i64 - 1;

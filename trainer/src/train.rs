@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cluster::Collective;
-use configs::{Optimizer, Run, Stage};
+use configs::{Run, Stage};
 use data_pipeline::catalog::Catalog;
 use tch::Device;
 
@@ -11,7 +11,7 @@ use crate::TrainerError;
 use crate::batches::{build_loader, open_catalog};
 use crate::events::{Event, Events};
 use crate::model::tensors::Spec;
-use crate::optimizer::{adamw, clip_factor};
+use crate::optimizer::{Update, update_if_finite};
 use crate::schedule::learning_rate;
 use crate::session::{Outcome, Session, StagePosition};
 use crate::slices::SliceMap;
@@ -58,14 +58,9 @@ fn train_stage(
         };
         let grad_norm = slices.norm(&gradient)?;
         let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
-        let Optimizer::AdamW(optimizer) = stage.optimizer();
-        let limit = stage.max_skipped_updates();
-        if state.finite.allows(grad_norm, at.step + 1, limit, (&batch, &slices), session.events)? {
-            let factor = optimizer.max_grad_norm.map_or(1.0, |limit| clip_factor(grad_norm, limit));
-            let gradient = if factor < 1.0 { gradient * factor } else { gradient };
-            adamw(&mut state, &gradient, learning_rate, optimizer)?;
-            slices.share(&mut state.weights)?;
-        }
+        let (events, step) = (session.events, at.step + 1);
+        let update = Update { stage, step, grad_norm, learning_rate, batch: &batch, slices: &slices, events };
+        update_if_finite(&mut state, gradient, &update)?;
         at.step += 1;
         let outcome =
             Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, skipped: state.finite.skipped() };

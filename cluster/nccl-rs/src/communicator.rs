@@ -2,7 +2,6 @@
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +14,11 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 
 /// One rank of a job of GPUs.
 ///
-/// Calls return when they are put on the stream; [`Communicator::wait`] and [`Communicator::copy_to_host`] return when
-/// everything before them is done. A communicator that has failed is aborted, and says so in every later call.
+/// Calls return when they are put on the stream; [`Communicator::wait`] and the copies return when everything before them is
+/// done. A communicator that has failed says so in every later call, and is aborted when it is dropped.
+///
+/// A communicator that is dropped without having failed waits for all ranks of its host to drop theirs: so NCCL has it. A
+/// rank that ends its job by itself calls [`Communicator::abort`], or leaves the communicator to the end of the process.
 #[derive(Debug)]
 pub struct Communicator {
     nccl: Nccl,
@@ -25,7 +27,7 @@ pub struct Communicator {
     rank: usize,
     world_size: usize,
     lane: Lane,
-    aborted: AtomicBool,
+    failed: bool,
 }
 
 impl Communicator {
@@ -56,7 +58,7 @@ impl Communicator {
             return Err(error);
         }
         let (nccl, cuda, lane) = (nccl.clone(), cuda.clone(), Lane { communicator, stream });
-        Ok(Self { nccl, cuda, device, rank, world_size, lane, aborted: AtomicBool::new(false) })
+        Ok(Self { nccl, cuda, device, rank, world_size, lane, failed: false })
     }
 
     /// This rank.
@@ -82,7 +84,7 @@ impl Communicator {
     ///
     /// # Errors
     /// When the length is no whole number of elements, or NCCL fails.
-    pub fn all_reduce_sum(&self, data: &Part<'_>, data_type: DataType) -> Result<(), NcclError> {
+    pub fn all_reduce_sum(&mut self, data: &Part<'_>, data_type: DataType) -> Result<(), NcclError> {
         let it = movement("an all-reduce", data, data, data.len(), data_type)?;
         self.begin()?;
         self.nccl.check("ncclAllReduce", self.nccl.library.all_reduce(self.lane, it))
@@ -92,7 +94,12 @@ impl Communicator {
     ///
     /// # Errors
     /// When `own` is not as long as all parts together, or NCCL fails.
-    pub fn reduce_scatter_sum(&self, own: &Part<'_>, mine: &Part<'_>, data_type: DataType) -> Result<(), NcclError> {
+    pub fn reduce_scatter_sum(
+        &mut self,
+        own: &Part<'_>,
+        mine: &Part<'_>,
+        data_type: DataType,
+    ) -> Result<(), NcclError> {
         expect_len("the whole of a reduce-scatter", own.len(), mine.len() * self.world_size)?;
         let it = movement("a reduce-scatter", own, mine, mine.len(), data_type)?;
         self.begin()?;
@@ -103,7 +110,7 @@ impl Communicator {
     ///
     /// # Errors
     /// When `all` is not as long as all parts together, or NCCL fails.
-    pub fn all_gather(&self, own: &Part<'_>, all: &Part<'_>) -> Result<(), NcclError> {
+    pub fn all_gather(&mut self, own: &Part<'_>, all: &Part<'_>) -> Result<(), NcclError> {
         expect_len("the result of an all-gather", all.len(), own.len() * self.world_size)?;
         let it = movement("an all-gather", own, all, own.len(), DataType::U8)?;
         self.begin()?;
@@ -114,7 +121,7 @@ impl Communicator {
     ///
     /// # Errors
     /// When `root` is no rank, or NCCL fails.
-    pub fn broadcast(&self, data: &Part<'_>, root: usize) -> Result<(), NcclError> {
+    pub fn broadcast(&mut self, data: &Part<'_>, root: usize) -> Result<(), NcclError> {
         let root = self.peer(root)?;
         let it = movement("a broadcast", data, data, data.len(), DataType::U8)?;
         self.begin()?;
@@ -125,32 +132,34 @@ impl Communicator {
     ///
     /// # Errors
     /// When NCCL fails.
-    pub fn group(&self) -> Result<Group<'_>, NcclError> {
+    pub fn group(&mut self) -> Result<Group<'_>, NcclError> {
         self.begin()?;
         self.nccl.check("ncclGroupStart", self.nccl.library.group_start())?;
         Ok(Group { of: self, open: true, here: PhantomData })
     }
 
-    /// Copies bytes to the device.
+    /// Copies bytes to the device when everything before is done.
     ///
     /// # Errors
-    /// When the lengths differ, or CUDA fails.
-    pub fn copy_to_device(&self, from: &[u8], to: &Part<'_>) -> Result<(), NcclError> {
+    /// When the lengths differ, CUDA fails, or NCCL has failed since.
+    pub fn copy_to_device(&mut self, from: &[u8], to: &Part<'_>) -> Result<(), NcclError> {
         expect_len("a copy to the device", to.len(), from.len())?;
-        self.begin()?;
-        match from.is_empty() {
-            true => Ok(()),
-            false => {
-                self.cuda.check("cudaMemcpyAsync", self.cuda.library.upload(to.address(), from, self.lane.stream))
-            }
+        self.wait("what came before a copy to the device")?;
+        if from.is_empty() {
+            return Ok(());
         }
+        let code = self.cuda.library.upload(to.address(), from, self.lane.stream);
+        // `from` is borrowed until the stream is done: CUDA promises no less for an asynchronous copy.
+        let done = self.cuda.library.stream_synchronize(self.lane.stream);
+        self.cuda.check("cudaMemcpyAsync", code)?;
+        self.cuda.check("cudaStreamSynchronize", done)
     }
 
     /// Copies bytes from the device when everything before is done. `during` names what that was, for the error.
     ///
     /// # Errors
     /// When the lengths differ, CUDA fails, or NCCL has failed since.
-    pub fn copy_to_host(&self, from: &Part<'_>, to: &mut [u8], during: &'static str) -> Result<(), NcclError> {
+    pub fn copy_to_host(&mut self, from: &Part<'_>, to: &mut [u8], during: &'static str) -> Result<(), NcclError> {
         expect_len("a copy from the device", from.len(), to.len())?;
         self.wait(during)?;
         if to.is_empty() {
@@ -166,8 +175,8 @@ impl Communicator {
     /// Returns when everything on the stream is done. `during` names it, for the error.
     ///
     /// # Errors
-    /// [`NcclError::Async`] when NCCL has failed meanwhile; the communicator is aborted then.
-    pub fn wait(&self, during: &'static str) -> Result<(), NcclError> {
+    /// [`NcclError::Async`] when NCCL has failed meanwhile.
+    pub fn wait(&mut self, during: &'static str) -> Result<(), NcclError> {
         self.begin()?;
         while !self.cuda.is_done(self.lane.stream)? {
             self.look(during)?;
@@ -176,35 +185,33 @@ impl Communicator {
         self.look(during)
     }
 
-    /// Whether NCCL has failed since the last call; the communicator is aborted if so.
+    /// Whether NCCL has failed since the last call.
     ///
     /// # Errors
     /// [`NcclError::Async`] with the reason.
-    pub fn look(&self, during: &'static str) -> Result<(), NcclError> {
+    pub fn look(&mut self, during: &'static str) -> Result<(), NcclError> {
+        self.begin()?;
         let (code, asked) = self.nccl.library.async_error(self.lane.communicator);
         self.nccl.check("ncclCommGetAsyncError", asked)?;
         match code {
             0 => Ok(()),
             _ => {
-                self.abort();
+                self.failed = true;
                 Err(NcclError::Async { during, code, message: self.nccl.error_string(code) })
             }
         }
     }
 
-    /// Ends what is under way, here and for ranks that wait for this one. May be called from any thread at any time.
-    pub fn abort(&self) {
-        if !self.aborted.swap(true, Ordering::SeqCst) {
-            let _code = self.nccl.library.comm_abort(self.lane.communicator);
-        }
+    /// Ends what is under way here. Every other rank must abort, too: NCCL does not tell them.
+    pub fn abort(mut self) {
+        self.failed = true;
     }
 
     fn begin(&self) -> Result<(), NcclError> {
-        if self.aborted.load(Ordering::SeqCst) {
-            let message = "the communicator was aborted before".to_owned();
-            return Err(NcclError::Call { call: "a call of this communicator", code: 0, message });
+        match self.failed {
+            true => Err(NcclError::Failed),
+            false => self.cuda.choose(self.device),
         }
-        self.cuda.choose(self.device)
     }
 
     fn peer(&self, rank: usize) -> Result<c_int, NcclError> {
@@ -219,18 +226,18 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        let Lane { communicator, stream } = self.lane;
+        let library = &self.nccl.library;
         // Nobody is left to tell.
-        if !self.aborted.load(Ordering::SeqCst) {
-            let _code = self.nccl.library.comm_destroy(self.lane.communicator);
-        }
-        let _code = self.cuda.library.stream_destroy(self.lane.stream);
+        let _code = if self.failed { library.comm_abort(communicator) } else { library.comm_destroy(communicator) };
+        let _code = self.cuda.library.stream_destroy(stream);
     }
 }
 
 /// Sends and receives that go on at the same time. Every rank's send has a receive of the same length at the other rank.
 #[derive(Debug)]
 pub struct Group<'a> {
-    of: &'a Communicator,
+    of: &'a mut Communicator,
     open: bool,
     /// NCCL counts open groups per thread, so a group stays on its own.
     here: PhantomData<*const ()>,

@@ -6,7 +6,8 @@
 //! versions.
 //!
 //! A [`Communicator`] owns one stream, and its calls and copies run there one after the other; [`DeviceBuffer`]s belong
-//! to it. So every call is safe: lengths are checked, and nothing is read before the calls before it are done.
+//! to it. So every call is safe: lengths are checked, one thread at a time makes calls, and nothing is read or given back
+//! before the calls before it are done.
 
 mod communicator;
 mod cuda;
@@ -50,8 +51,11 @@ pub enum NcclError {
         /// The library's own words for the code.
         message: String,
     },
+    /// A communicator failed before this call.
+    #[error("this communicator failed in an earlier call and can do nothing more")]
+    Failed,
     /// A communicator failed while a call was under way.
-    #[error("NCCL failed during {during}: {message} (result {code}); the communicator was aborted")]
+    #[error("NCCL failed during {during}: {message} (result {code})")]
     Async {
         /// The call.
         during: &'static str,

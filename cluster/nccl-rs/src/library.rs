@@ -25,7 +25,8 @@ struct RawId([u8; UniqueId::BYTES]);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Handle(*mut c_void);
 
-// SAFETY: nothing is read or written through a handle here; NCCL and CUDA allow their calls from any thread.
+// SAFETY: nothing is read or written through a handle here, and NCCL and CUDA do not care which thread makes a call;
+// `Communicator` sees to it that calls of one communicator are made one at a time.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
@@ -288,9 +289,10 @@ impl CudaLibrary {
         unsafe { (self.free)(address.0) }
     }
 
-    /// Copies all of `from` to an allocation that is as long; the caller checks that. Returns when `from` may change.
+    /// Copies all of `from` to an allocation that is as long; the caller checks that, and waits for the stream before it lets
+    /// go of `from`.
     pub(crate) fn upload(&self, to: Handle, from: &[u8], stream: Handle) -> u32 {
-        // SAFETY: `from` is a slice, the caller checked `to`; from pageable memory the call returns after reading it.
+        // SAFETY: `from` is a slice, the caller checked `to` and waits.
         unsafe { (self.memcpy_async)(to.0, from.as_ptr().cast(), from.len(), TO_DEVICE, stream.0) }
     }
 

@@ -150,3 +150,35 @@ fn rows_come_from_their_owners_in_the_order_they_are_wanted() {
         });
     }
 }
+
+#[test]
+fn what_arrives_from_others_is_counted() {
+    for world_size in 1..=4 {
+        let slices = 4;
+        let counted = on_ranks(world_size, slices, Reduction::Exact, |map| {
+            let others = slices - map.own().len();
+            let rows = |slice: usize| Tensor::full([2, 3], slice as f64, (Kind::Float, Device::Cpu));
+            let own: Vec<Tensor> = map.own().map(rows).collect();
+            map.gather(&own).unwrap();
+            let gathered = map.traffic().gathered;
+            // Every slice wants one row of each slice.
+            let wanted: Vec<Vec<i64>> =
+                (0..slices).map(|_| (0..slices as i64).map(|slice| 2 * slice).collect()).collect();
+            (0..map.rounds()).for_each(|round| drop(map.fetch(&own, &wanted, round).unwrap()));
+            assert_eq!(map.traffic().negatives, map.own().len() * others * 3 * 4);
+            let mut sum = map.sum();
+            map.own().for_each(|slice| sum.add(slice, gradient(slice, slices)));
+            let part = sum.mean(1.0).unwrap();
+            (gathered, map.traffic().gradients, part.numel() * 4)
+        });
+        // Ranks send as many slices as the one with most of them has.
+        let most = slices.div_ceil(world_size);
+        let of_gather = (world_size - 1) * most * 2 * 3 * 4;
+        assert!(counted.iter().all(|(gathered, ..)| *gathered == of_gather), "{world_size} ranks: {counted:?}");
+        if world_size.is_power_of_two() {
+            // Each other rank has one partial sum of all its slices, and sends the part that is owned here.
+            let sound = |(_, gradients, part): &(usize, usize, usize)| *gradients == (world_size - 1) * part;
+            assert!(counted.iter().all(sound), "{world_size} ranks: {counted:?}");
+        }
+    }
+}

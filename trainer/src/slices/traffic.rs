@@ -3,7 +3,8 @@
 /// Bytes that a rank has received from other ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// By [`super::SliceMap::gather`]: features, texts and drawn numbers of all slices, and updated weights.
+    /// By [`super::SliceMap::gather`]: features, texts, drawn numbers, losses and parts of the norm of all slices, and the
+    /// updated weights.
     pub gathered: usize,
     /// By [`super::SliceMap::fetch`]: the image encoder's outputs of drawn images.
     pub negatives: usize,
