@@ -65,11 +65,11 @@ fn the_loss_scale_changes_no_bit_of_what_fits_f32() {
 
 #[test]
 fn a_gradient_that_vanishes_in_f16_survives_with_the_loss_scale() {
-    // A gradient of 1e-9 at a product in f16, whose smallest number is 6e-8.
+    // A gradient of 1e-9 that passes through f16, whose smallest number is 6e-8.
     let gradient = |scale: f64| {
         let weight = Tensor::from_slice(&[1.0_f32]).set_requires_grad(true);
-        let product = weight.to_kind(Kind::Half) * 1e-9;
-        (product.to_kind(Kind::Float) * scale).sum(Kind::Float).backward();
+        let loss = weight.to_kind(Kind::Half).to_kind(Kind::Float).sum(Kind::Float) * 1e-9;
+        (loss * scale).backward();
         (weight.grad() / scale).double_value(&[0])
     };
     assert_eq!(gradient(1.0), 0.0);
