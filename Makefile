@@ -25,10 +25,10 @@ lint: setup ## formatting, clippy with warnings as errors
 fmt: ## format the code
 	cargo fmt --all
 
-test: ## the tier that CI runs: set-up, lints, gates, every test that needs no peers
+test: ## the tier that CI runs: set-up, lints, documentation, gates, every test that needs no peers
 	@.ci/tier fast
 
-test-all: ## adds Python peers, an S3 server, big corpora, documentation warnings
+test-all: ## adds Python peers, an S3 server, big corpora, more kills, all of exactness
 	@.ci/tier all
 
 parity: setup ## fixture tests; BLIP2_FIXTURES=DIR takes another set of the same layout

@@ -3,7 +3,7 @@
 //!
 //! f16 ends at 65,504 and at 6e-8. Where a run computes in it, losses are multiplied by a scale before the backward pass and
 //! gradients are divided by it after: the scale is halved when a gradient overflows, and doubled after
-//! [`GROW_AFTER`] updates without that. It is a power of two, which rounds nothing.
+//! 2,000 updates without that. It is a power of two, which rounds nothing.
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
