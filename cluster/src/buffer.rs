@@ -4,6 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::ClusterError;
+
 /// A buffer of numbers that a collective changes in place.
 #[derive(Debug)]
 pub enum BufferMut<'a> {
@@ -45,6 +47,19 @@ impl BufferMut<'_> {
             Self::F16(_) => Element::F16,
         }
     }
+}
+
+/// Sums half-precision numbers: widened to f32, summed by `sum`, and rounded once.
+pub(crate) fn sum_wide<T: Copy>(
+    data: &mut [T],
+    widen: fn(T) -> f32,
+    narrow: fn(f32) -> T,
+    sum: impl FnOnce(&mut [f32]) -> Result<(), ClusterError>,
+) -> Result<(), ClusterError> {
+    let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
+    sum(&mut wide)?;
+    data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
+    Ok(())
 }
 
 /// The type of what a collective moves.

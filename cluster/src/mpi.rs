@@ -12,6 +12,7 @@ use half::{bf16, f16};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::Serialize;
 
+use crate::buffer::sum_wide;
 use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_calls, read_sizes, size_bytes};
 use crate::{BufferMut, ClusterError, Collective};
 
@@ -201,8 +202,8 @@ impl Collective for Mpi {
             BufferMut::F64(data) => self.sum(1, data),
             BufferMut::U64(data) => self.sum(2, data),
             // MPI has no half types: sums are made in f32.
-            BufferMut::Bf16(data) => self.sum_wide(data, bf16::to_f32, bf16::from_f32),
-            BufferMut::F16(data) => self.sum_wide(data, f16::to_f32, f16::from_f32),
+            BufferMut::Bf16(data) => sum_wide(data, bf16::to_f32, bf16::from_f32, |wide| self.sum(0, wide)),
+            BufferMut::F16(data) => sum_wide(data, f16::to_f32, f16::from_f32, |wide| self.sum(0, wide)),
         }
     }
 
@@ -283,13 +284,6 @@ impl Mpi {
         // SAFETY: address and count are those of one exclusively borrowed slice, whose type the caller names.
         let code = unsafe { (self.functions.all_reduce_sum)(element_type, data.as_mut_ptr().cast(), data.len()) };
         check(&self.functions, "all-reduce", code)
-    }
-
-    fn sum_wide<T: Copy>(&self, data: &mut [T], widen: fn(T) -> f32, narrow: fn(f32) -> T) -> Result<(), ClusterError> {
-        let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
-        self.sum(0, &mut wide)?;
-        data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
-        Ok(())
     }
 }
 

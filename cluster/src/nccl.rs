@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use half::{bf16, f16};
 use nccl_rs::{Communicator, Cuda, DataType, DeviceBuffer, Nccl as Library, NcclError, UniqueId};
 
+use crate::buffer::sum_wide;
 use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_calls, read_sizes, size_bytes};
 use crate::{BufferMut, ClusterError, Collective};
 
@@ -85,18 +86,8 @@ impl Nccl {
         Ok(communicator.copy_to_host(&part, data, "an all-reduce")?)
     }
 
-    /// NCCL rounds half types at every addition: sums are made in f32 and rounded once.
-    fn sum_wide<T: Copy>(
-        &self,
-        call: Call,
-        data: &mut [T],
-        widen: fn(T) -> f32,
-        narrow: fn(f32) -> T,
-    ) -> Result<(), ClusterError> {
-        let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
-        self.sum(call, bytemuck::cast_slice_mut(&mut wide), DataType::F32)?;
-        data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
-        Ok(())
+    fn sum_f32(&self, call: Call, data: &mut [f32]) -> Result<(), ClusterError> {
+        self.sum(call, bytemuck::cast_slice_mut(data), DataType::F32)
     }
 }
 
@@ -131,11 +122,12 @@ impl Collective for Nccl {
     fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
         let call = Call::all_reduce(&buffer);
         match buffer {
-            BufferMut::F32(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::F32),
+            BufferMut::F32(data) => self.sum_f32(call, data),
             BufferMut::F64(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::F64),
             BufferMut::U64(data) => self.sum(call, bytemuck::cast_slice_mut(data), DataType::U64),
-            BufferMut::Bf16(data) => self.sum_wide(call, data, bf16::to_f32, bf16::from_f32),
-            BufferMut::F16(data) => self.sum_wide(call, data, f16::to_f32, f16::from_f32),
+            // NCCL rounds half types at every addition.
+            BufferMut::Bf16(data) => sum_wide(data, bf16::to_f32, bf16::from_f32, |wide| self.sum_f32(call, wide)),
+            BufferMut::F16(data) => sum_wide(data, f16::to_f32, f16::from_f32, |wide| self.sum_f32(call, wide)),
         }
     }
 

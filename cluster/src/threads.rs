@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
+use crate::buffer::sum_wide;
 use crate::call::{Call, Operation, agree, agree_on_sizes, check_parts, read_sizes, size_bytes};
 use crate::{BufferMut, ClusterError, Collective};
 
@@ -124,11 +125,11 @@ impl Collective for Threads {
     fn all_reduce_sum(&self, buffer: BufferMut<'_>) -> Result<(), ClusterError> {
         let call = Call::all_reduce(&buffer);
         match buffer {
-            BufferMut::F32(data) => self.sum(call, data, f32::to_le_bytes, f32::from_le_bytes, |a, b| a + b),
+            BufferMut::F32(data) => self.sum_f32(call, data),
             BufferMut::F64(data) => self.sum(call, data, f64::to_le_bytes, f64::from_le_bytes, |a, b| a + b),
             BufferMut::U64(data) => self.sum(call, data, u64::to_le_bytes, u64::from_le_bytes, u64::wrapping_add),
-            BufferMut::Bf16(data) => self.sum_wide(call, data, bf16::to_f32, bf16::from_f32),
-            BufferMut::F16(data) => self.sum_wide(call, data, f16::to_f32, f16::from_f32),
+            BufferMut::Bf16(data) => sum_wide(data, bf16::to_f32, bf16::from_f32, |wide| self.sum_f32(call, wide)),
+            BufferMut::F16(data) => sum_wide(data, f16::to_f32, f16::from_f32, |wide| self.sum_f32(call, wide)),
         }
     }
 
@@ -189,17 +190,8 @@ impl Threads {
         Ok(())
     }
 
-    fn sum_wide<T: Copy>(
-        &self,
-        call: Call,
-        data: &mut [T],
-        widen: fn(T) -> f32,
-        narrow: fn(f32) -> T,
-    ) -> Result<(), ClusterError> {
-        let mut wide: Vec<f32> = data.iter().map(|value| widen(*value)).collect();
-        self.sum(call, &mut wide, f32::to_le_bytes, f32::from_le_bytes, |a, b| a + b)?;
-        data.iter_mut().zip(wide).for_each(|(value, sum)| *value = narrow(sum));
-        Ok(())
+    fn sum_f32(&self, call: Call, data: &mut [f32]) -> Result<(), ClusterError> {
+        self.sum(call, data, f32::to_le_bytes, f32::from_le_bytes, |a, b| a + b)
     }
 }
 

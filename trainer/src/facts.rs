@@ -89,6 +89,7 @@ struct Difference<'a> {
 /// The value of a fact that only the other side knows.
 const UNKNOWN: &str = "unknown";
 
+/// Facts whose values differ, in the order of their names.
 fn differences<'a>(before: &'a Facts, now: &'a Facts) -> Vec<Difference<'a>> {
     let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let value = |facts: &'a Facts, name: &String| facts.get(name).map_or(UNKNOWN, String::as_str);

@@ -148,11 +148,7 @@ impl Communicator {
         if from.is_empty() {
             return Ok(());
         }
-        let code = self.cuda.library.upload(to.address(), from, self.lane.stream);
-        // `from` is borrowed until the stream is done: CUDA promises no less for an asynchronous copy.
-        let done = self.cuda.library.stream_synchronize(self.lane.stream);
-        self.cuda.check("cudaMemcpyAsync", code)?;
-        self.cuda.check("cudaStreamSynchronize", done)
+        self.end_copy(self.cuda.library.upload(to.address(), from, self.lane.stream))
     }
 
     /// Copies bytes from the device when everything before is done. `during` names what that was, for the error.
@@ -165,8 +161,12 @@ impl Communicator {
         if to.is_empty() {
             return Ok(());
         }
-        let code = self.cuda.library.download(to, from.address(), self.lane.stream);
-        // Whatever the copy said: `to` is borrowed until the stream is done.
+        self.end_copy(self.cuda.library.download(to, from.address(), self.lane.stream))
+    }
+
+    /// Waits for a copy whatever its code says: the caller's memory is borrowed until the stream is done, and CUDA promises no
+    /// less for an asynchronous copy.
+    fn end_copy(&self, code: u32) -> Result<(), NcclError> {
         let done = self.cuda.library.stream_synchronize(self.lane.stream);
         self.cuda.check("cudaMemcpyAsync", code)?;
         self.cuda.check("cudaStreamSynchronize", done)
