@@ -1,7 +1,10 @@
 // What libtorch can do and tch does not reach. C functions: 0 is done, 1 is failed with a reason in `error`; no exception
 // leaves a body.
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -9,9 +12,14 @@
 #include <vector>
 
 #include <ATen/Context.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/index_select.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 namespace {
 
@@ -38,6 +46,77 @@ std::vector<at::Tensor> tensors(void *const *pointers, size_t count) {
   for (size_t i = 0; i < count; ++i) out.push_back(*static_cast<at::Tensor *>(pointers[i]));
   return out;
 }
+
+at::Tensor rows_of(const at::Tensor &x, const at::Tensor &rows, const at::Tensor &hollow) {
+  auto out = at::index_select(x, 0, rows);
+  if (hollow.size(0) > 0) out.index_fill_(0, hollow, 0);
+  return out;
+}
+
+// Moves rows there, and their gradients back: both ways read, which is as fast as copying and has one order. The gradient of
+// `index_select` adds row by row instead, as it cannot know that no row is taken twice.
+struct MovedRows : public torch::autograd::Function<MovedRows> {
+  static at::Tensor forward(torch::autograd::AutogradContext *context, const at::Tensor &x, const at::Tensor &there,
+                            const at::Tensor &hollow_there, const at::Tensor &back, const at::Tensor &hollow_back) {
+    context->save_for_backward({back, hollow_back});
+    return rows_of(x, there, hollow_there);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
+                                                 torch::autograd::variable_list gradients) {
+    auto saved = context->get_saved_variables();
+    return {rows_of(gradients[0], saved[0], saved[1]), {}, {}, {}, {}};
+  }
+};
+
+// The output of SplitMix64 (Steele et al. 2014), seeded with `key`, that stands at `place`.
+inline uint64_t random_bits(uint64_t key, uint64_t place) {
+  uint64_t z = key + (place + 1) * 0x9e3779b97f4a7c15ULL;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+  return z ^ (z >> 31);
+}
+
+// Each number of `x` is 0 or is divided by the probability to stay, by its place and the key alone: any number of threads drops
+// the same, and nothing needs to be kept for the gradient.
+at::Tensor dropped(const at::Tensor &given, double p, uint64_t key) {
+  auto x = given.contiguous();
+  auto out = at::empty_like(x);
+  const auto threshold = static_cast<uint32_t>(std::min(std::round(p * 4294967296.0), 4294967295.0));
+  const auto scale = static_cast<float>(1.0 / (1.0 - p));
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "dropout", [&] {
+    const auto *in = x.const_data_ptr<scalar_t>();
+    auto *to = out.mutable_data_ptr<scalar_t>();
+    const int64_t count = x.numel();
+    auto one = [&](int64_t i, uint32_t drawn) {
+      to[i] = drawn < threshold ? scalar_t(0) : static_cast<scalar_t>(in[i] * scale);
+    };
+    // Two numbers share the 64 bits of a place.
+    at::parallel_for(0, (count + 1) / 2, 1 << 14, [&](int64_t begin, int64_t end) {
+      const int64_t whole = std::min(end, count / 2);
+      for (int64_t pair = begin; pair < whole; ++pair) {
+        const uint64_t bits = random_bits(key, pair);
+        one(2 * pair, static_cast<uint32_t>(bits));
+        one(2 * pair + 1, static_cast<uint32_t>(bits >> 32));
+      }
+      if (whole < end) one(2 * whole, static_cast<uint32_t>(random_bits(key, whole)));
+    });
+  });
+  return out;
+}
+
+struct Dropout : public torch::autograd::Function<Dropout> {
+  static at::Tensor forward(torch::autograd::AutogradContext *context, const at::Tensor &x, double p, int64_t key) {
+    context->saved_data["p"] = p;
+    context->saved_data["key"] = key;
+    return dropped(x, p, key);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
+                                                 torch::autograd::variable_list gradients) {
+    return {dropped(gradients[0], context->saved_data["p"].toDouble(), context->saved_data["key"].toInt()), {}, {}};
+  }
+};
 
 }  // namespace
 
@@ -74,6 +153,22 @@ int blip2_describe(char *text, size_t capacity) {
                       "\nonednn=" + line(at::get_mkldnn_version()) + "\nmkl_reproducibility=" + (mode ? mode : "default") + "\n";
     std::strncpy(text, out.c_str(), capacity - 1);
     text[capacity - 1] = '\0';
+  });
+}
+
+// The rows of `x` that `there` names, those of `hollow_there` being 0; gradients go by `back` and `hollow_back`. All are
+// pointers to tensors; `moved` gets a new one.
+int blip2_moved_rows(void *const *tensors_in, void **moved, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    auto in = tensors(tensors_in, 5);
+    *moved = new at::Tensor(MovedRows::apply(in[0], in[1], in[2], in[3], in[4]));
+  });
+}
+
+// Dropout of a tensor in the processor's memory; `out` gets a new one.
+int blip2_dropout(void *x, double p, uint64_t key, void **out, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    *out = new at::Tensor(Dropout::apply(*static_cast<at::Tensor *>(x), p, static_cast<int64_t>(key)));
   });
 }
 

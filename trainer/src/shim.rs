@@ -15,6 +15,20 @@ unsafe extern "C" {
     fn blip2_be_deterministic(error: *mut c_char, capacity: usize) -> c_int;
     fn blip2_is_deterministic() -> c_int;
     fn blip2_describe(text: *mut c_char, capacity: usize) -> c_int;
+    fn blip2_dropout(
+        x: *mut c_void,
+        p: f64,
+        key: u64,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn blip2_moved_rows(
+        tensors: *const *mut c_void,
+        moved: *mut *mut c_void,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     #[allow(clippy::too_many_arguments, reason = "AdamW's own arguments")]
     fn blip2_fused_adamw(
         weights: *const *mut c_void,
@@ -62,6 +76,52 @@ pub fn describe() -> Result<BTreeMap<String, String>, TrainerError> {
     })?;
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+/// Rows that are taken from a matrix; some of them are left empty.
+#[derive(Debug)]
+pub struct Rows {
+    /// `[n]`: the row of the matrix that each row comes from.
+    pub from: Tensor,
+    /// `[h]`: those of the `n` rows that are 0 instead.
+    pub hollow: Tensor,
+}
+
+/// Moves rows `there`, and their gradients `back`: the one must undo the other.
+///
+/// # Shapes
+/// `x`: `[m, D]`; result: `[n, D]`, where `there` has `n` rows and `back` has `m`.
+///
+/// # Panics
+/// As operations of `tch` do, when a row does not exist.
+pub fn moved(x: &Tensor, there: &Rows, back: &Rows) -> Tensor {
+    let tensors = [x, &there.from, &there.hollow, &back.from, &back.hollow].map(|it| it.as_ptr().cast_mut().cast());
+    // SAFETY: `tensors` are five pointers to tensors that live during the call; the rest is as `new_tensor` promises.
+    new_tensor("moving rows", |out, error, capacity| unsafe {
+        blip2_moved_rows(tensors.as_ptr(), out, error, capacity)
+    })
+}
+
+/// Dropout on a CPU: which numbers become 0 is a function of `key` and of their place, whatever the number of threads;
+/// the others are divided by `1 - p`.
+///
+/// # Panics
+/// As operations of `tch` do, when `x` is on another device.
+pub fn dropout(x: &Tensor, p: f64, key: u64) -> Tensor {
+    // SAFETY: `x` lives during the call; the rest is as `new_tensor` promises.
+    new_tensor("dropout", |out, error, capacity| unsafe {
+        blip2_dropout(x.as_ptr().cast_mut().cast(), p, key, out, error, capacity)
+    })
+}
+
+/// What a function makes that puts a new tensor into its first argument, or an error text into the second, which points to
+/// as many writable bytes as the third says.
+fn new_tensor(doing: &'static str, call: impl FnOnce(*mut *mut c_void, *mut c_char, usize) -> c_int) -> Tensor {
+    let mut out = std::ptr::null_mut();
+    let done = checked(doing, |error, capacity| call(&raw mut out, error, capacity));
+    done.expect("invariant: tensors fit the operation");
+    // SAFETY: the call succeeded, so `out` is a new tensor of libtorch that nobody else owns.
+    unsafe { Tensor::from_ptr(out.cast()) }
 }
 
 /// A flat tensor with what AdamW keeps of it; all four are equally long, f32, and updated in place.
@@ -164,6 +224,53 @@ mod tests {
             assert!((tensors[0].exp_avg_sq.double_value(&[i]) - square).abs() < 1e-6);
             assert!((tensors[1].weights.double_value(&[i]) + 2.0 * (1.0 - 0.01 * 0.05)).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn moved_rows_and_their_gradients_return() {
+        let numbers = |values: &[i64]| Tensor::from_slice(values);
+        // Rows 2 and 0 move into the second and the fourth of five; row 1 stays behind.
+        let there = Rows { from: numbers(&[0, 2, 0, 0, 0]), hollow: numbers(&[0, 2, 4]) };
+        let back = Rows { from: numbers(&[3, 0, 1]), hollow: numbers(&[1]) };
+        let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]).view([3, 1]).set_requires_grad(true);
+        let y = moved(&x, &there, &back);
+        assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), [0.0, 3.0, 0.0, 1.0, 0.0]);
+        (y * Tensor::from_slice(&[1.0_f32, 10.0, 100.0, 1000.0, 10000.0]).view([5, 1])).sum(Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(x.grad().view([-1])).unwrap(), [1000.0, 0.0, 10.0]);
+    }
+
+    #[test]
+    fn dropout_depends_on_its_key_and_on_places() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let x = Tensor::ones([301, 333], (kind, Device::Cpu)).set_requires_grad(true);
+            let dropped = dropout(&x, 0.25, 7);
+            dropped.sum(Kind::Float).backward();
+            assert_eq!(x.grad(), dropped, "the gradient is dropped alike");
+            let stays = dropped.ne(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!((stays - 0.75).abs() < 0.006, "{stays}: four deviations are 0.0055");
+            let scale = dropped.max().double_value(&[]);
+            assert!((scale - 4.0 / 3.0).abs() < 0.004, "{scale}");
+            assert_eq!(dropout(&x, 0.25, 7), dropped);
+            assert_ne!(dropout(&x, 0.25, 8), dropped);
+            let threads = tch::get_num_threads();
+            tch::set_num_threads(1);
+            assert_eq!(dropout(&x, 0.25, 7), dropped);
+            tch::set_num_threads(threads);
+            // Places count, not memory.
+            let turned = dropout(&x.tr().contiguous().tr(), 0.25, 7);
+            assert_eq!(turned, dropped);
+        }
+    }
+
+    /// Neighbours and neighbouring keys agree as often as chance has it.
+    #[test]
+    fn dropout_has_no_pattern() {
+        let mask = |key| dropout(&Tensor::ones([100_000], (Kind::Float, Device::Cpu)), 0.5, key).gt(0.0);
+        let agree = |a: &Tensor, b: &Tensor| a.eq_tensor(b).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        let first = mask(1);
+        let shifted = |by: i64| agree(&first.narrow(0, 0, 100_000 - by), &first.narrow(0, by, 100_000 - by));
+        let chances = [shifted(1), shifted(2), shifted(64), agree(&first, &mask(2)), agree(&first, &mask(1 << 32))];
+        assert!(chances.iter().all(|chance| (chance - 0.5).abs() < 0.0064), "{chances:?}: four deviations are 0.0063");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::TrainerError;
 use crate::losses::itc::Features;
 use crate::losses::{itm, lm};
 use crate::model::layers::{LayerNorm, Linear};
+use crate::model::packing::Layout;
 use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts, starting};
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
@@ -139,7 +140,7 @@ impl Stage1 {
 
     /// The text features of ITC, `[b, E]`, f32.
     pub fn encode_text(&self, text: &Text) -> Tensor {
-        normalized(&self.text_projection, &self.qformer.text(&text.ids, &text.mask).select(1, 0))
+        normalized(&self.text_projection, &self.qformer.text(&text.ids, &text.mask))
     }
 
     /// What cross-attention sees of images.
@@ -190,10 +191,11 @@ impl Stage1 {
     pub fn captioning_loss(&self, encoded: &Encoded, text: &Text, decoder_start: i64, label_smoothing: f64) -> Tensor {
         let length = text.ids.size()[1];
         let start = text.ids.narrow(1, 0, 1).full_like(decoder_start);
-        let ids = Tensor::cat(&[start, text.ids.narrow(1, 1, length - 1)], 1);
-        let labels = ids.masked_fill(&text.mask.eq(0), lm::IGNORED).narrow(1, 1, length - 1).reshape([-1]);
-        let hidden = self.qformer.grounded(&ids, &encoded.queries.cache).narrow(1, 0, length - 1);
-        let (hidden, labels) = lm::labelled(&hidden.flatten(0, 1), &labels);
+        // The last token of a text predicts nothing, and no other one sees it.
+        let ids = Tensor::cat(&[start, text.ids.narrow(1, 1, length - 2)], 1);
+        let layout = Layout::texts(&text.mask.narrow(1, 1, length - 1), 0);
+        let labels = layout.words(&text.ids.narrow(1, 1, length - 1), lm::IGNORED);
+        let hidden = self.qformer.grounded(&ids, &layout, &encoded.queries.cache);
         lm::next_word(&self.word_logits(&hidden), &labels, label_smoothing)
     }
 

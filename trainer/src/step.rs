@@ -71,9 +71,9 @@ pub struct StepKey {
 impl StepKey {
     /// Makes dropout of the coming passes of a slice a function of the step, the slice and their number, until the result
     /// is dropped. Nothing may wait for other ranks before that.
-    fn dropout(&self, slice: usize, pass: u64, p: f64) -> Option<Seeded> {
+    fn dropout(&self, slice: usize, pass: u64) -> Seeded {
         let key = [self.stage, self.step, slice as u64, pass];
-        (p > 0.0).then(|| seeded(CounterRng::new(self.seed, Purpose::Dropout, &key).next_u64().cast_signed()))
+        seeded(CounterRng::new(self.seed, Purpose::Dropout, &key).next_u64().cast_signed())
     }
 }
 
@@ -208,7 +208,7 @@ impl Representation<'_> {
     /// The model and its first passes over a slice.
     fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
         let stage1 = Stage1::new(&self.state.parameters().scope(""), self.variant.model, true)?;
-        let _generator = self.key.dropout(slice.index, pass::FEATURES, self.variant.model.qformer.dropout);
+        let _generator = self.key.dropout(slice.index, pass::FEATURES);
         let encoded = stage1.encode(&slice.patches, &slice.text);
         Ok((stage1, encoded))
     }
@@ -257,7 +257,7 @@ impl Representation<'_> {
         global: &Global,
         negatives: Option<&NegativeRows>,
     ) -> (Tensor, Tensor) {
-        let _generator = self.key.dropout(slice.index, pass::LOSSES, self.variant.model.qformer.dropout);
+        let _generator = self.key.dropout(slice.index, pass::LOSSES);
         let smoothing = self.variant.stage.label_smoothing;
         let partners = global.partners(slice);
         let itc = contrast(&encoded.features, &global.features, &stage1.temperature, &partners, smoothing).loss;
@@ -317,7 +317,7 @@ pub fn generative(
     let mut gradient = map.sum();
     for slice in slices {
         let stage2 = Stage2::new(&state.parameters().scope(""), model, true)?;
-        let generator = key.dropout(slice.index, pass::GENERATIVE, model.qformer.dropout);
+        let generator = key.dropout(slice.index, pass::GENERATIVE);
         let loss = stage2.loss(language_model, &slice.patches, &slice.text, 0, stage.label_smoothing);
         drop(generator);
         backward(&loss, state);

@@ -4,7 +4,7 @@ use configs::Attention;
 use tch::{Kind, Tensor};
 
 use super::tensors::{Init, Scope};
-use crate::TrainerError;
+use crate::{TrainerError, generator};
 
 /// `x W^T + b`.
 #[derive(Debug)]
@@ -120,8 +120,7 @@ fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&T
         None => scores,
     };
     let weights = scores.softmax(-1, scores.kind());
-    let weights = if dropout > 0.0 { weights.dropout(dropout, true) } else { weights };
-    weights.matmul(value)
+    self::dropout(weights, dropout).matmul(value)
 }
 
 /// `[B, S, D]` to `[B, heads, S, D / heads]`.
@@ -136,9 +135,9 @@ pub(super) fn merge_heads(x: &Tensor) -> Tensor {
     x.transpose(1, 2).reshape([b, s, heads * d])
 }
 
-/// Dropout while training; the input itself when `p` is 0.
+/// Dropout while training, under a seed; the input itself when `p` is 0.
 pub fn dropout(x: Tensor, p: f64) -> Tensor {
-    if p > 0.0 { x.dropout(p, true) } else { x }
+    if p > 0.0 { generator::dropout(&x, p) } else { x }
 }
 
 /// `x` with every position of a causal order that lies ahead hidden: `[S, K]`, 0 where position `K - S + i` may look,

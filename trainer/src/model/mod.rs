@@ -3,6 +3,7 @@
 pub mod eva_vit;
 pub mod layers;
 pub mod opt;
+pub mod packing;
 pub mod qformer;
 pub mod t5;
 pub mod tensors;

@@ -1,12 +1,13 @@
 //! The Q-Former: BERT with learned queries that look at an image (paper section 3.1, LAVIS `Qformer.py`).
 //!
-//! Letters: `B` images or texts, `Q` queries, `T` text positions, `P` visual tokens, `V` their width, `H` hidden width.
-//! Weights have the names of Hugging Face's `Blip2ForImageTextRetrieval`.
+//! Letters: `B` images or texts, `Q` queries, `T` text positions, `P` visual tokens, `V` their width, `H` hidden width, `M`
+//! positions that count, without padding. Weights have the names of Hugging Face's `Blip2ForImageTextRetrieval`.
 
 use configs::{Attention, QFormer as Sizes};
 use tch::{Kind, Tensor};
 
 use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
+use super::packing::Layout;
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -180,17 +181,21 @@ impl QFormer {
 
     /// The queries look at the images: for ITC and stage 2.
     pub fn queries(&self, image: &ImageKeyValues, rows: i64) -> QueryPass {
-        let (hidden, cache) = self.run(&self.embed(Some(rows), None), self.num_queries(), None, Some(image), None);
-        QueryPass { hidden, cache }
+        let layout = Layout::queries(rows, self.num_queries());
+        let (hidden, cache) =
+            self.run(&self.embed(&layout, None), &layout, Seen { image: Some(image), ..Seen::default() });
+        QueryPass { hidden: layout.unpack(&hidden), cache }
     }
 
     /// Texts alone, every position seeing every other one of its text: for ITC.
     ///
     /// # Shapes
-    /// `ids`: `[B, T]`; `mask`: `[B, T]`, 1 for tokens and 0 for padding; result: `[B, T, H]`.
+    /// `ids`: `[B, T]`; `mask`: `[B, T]`, 1 for tokens and 0 for padding; result: the first position of each, `[B, H]`.
     pub fn text(&self, ids: &Tensor, mask: &Tensor) -> Tensor {
+        let layout = Layout::texts(mask, 0);
         let hidden = self.hide(mask).unsqueeze(1).unsqueeze(1);
-        self.run(&self.embed(None, Some(ids)), 0, Some(&hidden), None, None).0
+        let seen = Seen { mask: Some(&hidden), wanted: Some(1), ..Seen::default() };
+        self.run(&self.embed(&layout, Some(ids)), &layout, seen).0
     }
 
     /// Queries and text together, each seeing all of both: for ITM.
@@ -199,24 +204,25 @@ impl QFormer {
     /// `ids`, `mask`: `[B, T]`; result: the queries' part, `[B, Q, H]`.
     pub fn joint(&self, image: &ImageKeyValues, ids: &Tensor, mask: &Tensor) -> Tensor {
         let (rows, queries) = (ids.size()[0], self.num_queries());
-        let seen = Tensor::zeros([rows, queries], (self.kind, ids.device()));
-        let mask = Tensor::cat(&[seen, self.hide(mask)], 1).unsqueeze(1).unsqueeze(1);
-        let (hidden, _) = self.run(&self.embed(Some(rows), Some(ids)), queries, Some(&mask), Some(image), None);
-        hidden.narrow(1, 0, queries)
+        let layout = Layout::texts(mask, queries);
+        let shown = Tensor::zeros([rows, queries], (self.kind, ids.device()));
+        let mask = Tensor::cat(&[shown, self.hide(mask)], 1).unsqueeze(1).unsqueeze(1);
+        let seen = Seen { mask: Some(&mask), image: Some(image), wanted: Some(queries), ..Seen::default() };
+        self.run(&self.embed(&layout, Some(ids)), &layout, seen).0.view([rows, queries, -1])
     }
 
     /// Texts that see all queries, through the keys and values of [`QFormer::queries`], and what stands before
     /// themselves: for ITG.
     ///
-    /// Text is padded on the right, so the causal order alone keeps padding from every labelled position.
+    /// Text is padded on the right, so the causal order alone keeps padding from every position that counts.
     ///
     /// # Shapes
-    /// `ids`: `[B, T]`; result: `[B, T, H]`.
-    pub fn grounded(&self, ids: &Tensor, past: &[KeyValue]) -> Tensor {
+    /// `ids`: `[B, T]`; `layout`: of texts alone; result: `[M, H]`.
+    pub fn grounded(&self, ids: &Tensor, layout: &Layout, past: &[KeyValue]) -> Tensor {
         let length = ids.size()[1];
-        let x = self.embed(None, Some(ids));
+        let x = self.embed(layout, Some(ids));
         let mask = causal_mask(length, self.num_queries() + length, HIDDEN, &x);
-        self.run(&x, 0, Some(&mask), None, Some(past)).0
+        self.run(&x, layout, Seen { mask: Some(&mask), past: Some(past), ..Seen::default() }).0
     }
 
     /// `[B, T]` of what is added to scores.
@@ -225,34 +231,48 @@ impl QFormer {
     }
 
     /// Queries, then text; one norm over both (LAVIS `BertEmbeddings`: no token types, no positions for queries).
-    fn embed(&self, query_rows: Option<i64>, ids: Option<&Tensor>) -> Tensor {
-        let queries = query_rows.map(|rows| self.query_tokens.expand([rows, -1, -1], false));
+    ///
+    /// # Shapes
+    /// `ids`: `[B, T]`; result: `[M, H]`.
+    fn embed(&self, layout: &Layout, ids: Option<&Tensor>) -> Tensor {
+        let queries =
+            (layout.queries > 0).then(|| self.query_tokens.expand([layout.rows, -1, -1], false).flatten(0, 1));
         let words = ids.map(|ids| {
             let Embeddings { words, positions } = self.text_embeddings();
-            Tensor::embedding(words, ids, -1, false, false) + positions.narrow(0, 0, ids.size()[1])
+            let of = |table: &Tensor, rows: &Tensor| Tensor::embedding(table, rows, -1, false, false);
+            of(words, &layout.words(ids, 0)) + of(positions, &layout.positions())
         });
         let parts: Vec<Tensor> = [queries, words].into_iter().flatten().collect();
-        dropout(self.embedding_norm.forward(&Tensor::cat(&parts, 1).to_kind(self.kind)), self.dropout)
+        dropout(self.embedding_norm.forward(&Tensor::cat(&parts, 0).to_kind(self.kind)), self.dropout)
     }
 
-    fn run(
-        &self,
-        x: &Tensor,
-        queries: i64,
-        mask: Option<&Tensor>,
-        image: Option<&ImageKeyValues>,
-        past: Option<&[KeyValue]>,
-    ) -> (Tensor, Vec<KeyValue>) {
+    /// # Shapes
+    /// `x`: `[M, H]`; result: the same, or the wanted positions, `[B · wanted, H]`.
+    fn run(&self, x: &Tensor, layout: &Layout, seen: Seen<'_>) -> (Tensor, Vec<KeyValue>) {
         let mut x = x.shallow_clone();
         let mut cache = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            let image = image.and_then(|image| image.0[i].as_ref());
-            let (next, own) = layer.forward(&x, queries, mask, image, past.map(|past| &past[i]));
-            x = next;
-            cache.push(own);
+            let wanted = seen.wanted.filter(|_| i + 1 == self.layers.len());
+            let image = seen.image.and_then(|image| image.0[i].as_ref());
+            let attended = layer.attention.forward(&x, layout, seen.mask, seen.past.map(|past| &past[i]), wanted);
+            x = layer.forward(&attended.0, layout.rows * layout.queries, image);
+            cache.push(attended.1);
         }
         (x, cache)
     }
+}
+
+/// What positions see besides each other, and which of them are wanted in the end.
+#[derive(Clone, Copy, Default)]
+struct Seen<'a> {
+    /// Added to the scores of self-attention.
+    mask: Option<&'a Tensor>,
+    /// What queries see of images.
+    image: Option<&'a ImageKeyValues>,
+    /// Keys and values, layer by layer, that stand before a text's own.
+    past: Option<&'a [KeyValue]>,
+    /// The first positions of each row that are wanted; all when none. The last layer computes no others.
+    wanted: Option<i64>,
 }
 
 /// How a Q-Former is built.
@@ -295,31 +315,26 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        queries: i64,
-        mask: Option<&Tensor>,
-        image: Option<&Tensor>,
-        past: Option<&KeyValue>,
-    ) -> (Tensor, KeyValue) {
-        let (x, own) = self.attention.forward(x, mask, past);
-        let text = x.size()[1] - queries;
+    /// What follows self-attention.
+    ///
+    /// # Shapes
+    /// `x`: `[M, H]`, the first `queries` of them queries; result: the same.
+    fn forward(&self, x: &Tensor, queries: i64, image: Option<&Tensor>) -> Tensor {
+        let texts = x.size()[0] - queries;
         let mut parts = Vec::with_capacity(2);
         if queries > 0 {
-            let queries = x.narrow(1, 0, queries);
+            let queries = x.narrow(0, 0, queries);
             let looked = match (&self.cross, image) {
                 (Some(cross), Some(image)) => cross.forward(&queries, image),
                 _ => queries,
             };
             parts.push(self.query_mlp.forward(&looked));
         }
-        if text > 0 {
+        if texts > 0 {
             let mlp = self.text_mlp.as_ref().expect("invariant: only a Q-Former with text parts is given text");
-            parts.push(mlp.forward(&x.narrow(1, queries, text)));
+            parts.push(mlp.forward(&x.narrow(0, queries, texts)));
         }
-        let x = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 1) };
-        (x, own)
+        if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
     }
 }
 
@@ -338,12 +353,28 @@ impl SelfAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: Option<&KeyValue>) -> (Tensor, KeyValue) {
-        let [query, key, value] = thirds(&self.qkv.forward(x));
+    /// # Shapes
+    /// `x`: `[M, H]`; result: the same, or `[B · wanted, H]`, and keys and values `[B, S, H]`.
+    fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Layout,
+        mask: Option<&Tensor>,
+        past: Option<&KeyValue>,
+        wanted: Option<i64>,
+    ) -> (Tensor, KeyValue) {
+        let [query, key, value] = thirds(&layout.unpack(&self.qkv.forward(x)));
         let all = past.map(|past| (Tensor::cat(&[&past.key, &key], 1), Tensor::cat(&[&past.value, &value], 1)));
         let (all_keys, all_values) = all.unwrap_or_else(|| (key.shallow_clone(), value.shallow_clone()));
-        let seen = attention(&query, &all_keys, &all_values, mask, self.form);
-        (self.out.forward(&seen, x), KeyValue { key, value })
+        let out = match wanted {
+            None => self.out.forward(&layout.pack(&attention(&query, &all_keys, &all_values, mask, self.form)), x),
+            Some(wanted) => {
+                let query = query.narrow(1, 0, wanted);
+                let seen = attention(&query, &all_keys, &all_values, mask, self.form);
+                self.out.forward(&seen.flatten(0, 1), &layout.first(x, wanted))
+            }
+        };
+        (out, KeyValue { key, value })
     }
 }
 
@@ -363,10 +394,13 @@ impl CrossAttention {
         })
     }
 
+    /// # Shapes
+    /// `x`: `[B · Q, H]`; `image`: `[B, P, 2H]`; result: `[B · Q, H]`.
     fn forward(&self, x: &Tensor, image: &Tensor) -> Tensor {
-        let width = image.size()[2] / 2;
+        let (rows, width) = (image.size()[0], image.size()[2] / 2);
         let (key, value) = (image.narrow(2, 0, width), image.narrow(2, width, width));
-        self.out.forward(&attention(&self.query.forward(x), &key, &value, None, self.form), x)
+        let query = self.query.forward(x).view([rows, -1, width]);
+        self.out.forward(&attention(&query, &key, &value, None, self.form).flatten(0, 1), x)
     }
 }
 
