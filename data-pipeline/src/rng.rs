@@ -28,6 +28,8 @@ pub enum Purpose {
     Dropout = 10,
     /// What the tiny towers are trained on before they are frozen.
     Pretrain = 8,
+    /// Tokens that a model draws.
+    Generate = 11,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

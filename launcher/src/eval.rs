@@ -95,8 +95,7 @@ pub fn run(command: &EvalCommand, programs: &Programs) -> anyhow::Result<()> {
 pub fn caption(args: &CaptionArgs, programs: &Programs) -> anyhow::Result<()> {
     let mut words = vec!["caption".to_owned(), args.checkpoint.clone()];
     words.extend(args.images.iter().map(|image| image.display().to_string()));
-    words.extend(args.prompt.iter().flat_map(|prompt| ["--prompt".to_owned(), prompt.clone()]));
-    words.extend(args.beams.iter().flat_map(|beams| ["--beams".to_owned(), beams.to_string()]));
+    words.extend(["--decoding".to_owned(), serde_json::to_string(&args.decoding)?]);
     let (result, _) = one_rank(words, programs, &Interrupts::watch()?)?;
     answer(&result, args.json)
 }

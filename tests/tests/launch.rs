@@ -344,7 +344,8 @@ fn evaluations_print_a_table_or_the_result() {
     let output =
         bench.blip2(&["caption", "some/run", "a.png", "--prompt", "a photo of", "--beams", "5"]).output().unwrap();
     assert_eq!(stdout(&output), "a.png: a red circle\n");
-    assert_eq!(bench.text("arguments-0").trim(), "caption some/run a.png --prompt a photo of --beams 5");
+    let decoding = r#"{"prompt":"a photo of","beams":5}"#;
+    assert_eq!(bench.text("arguments-0").trim(), format!("caption some/run a.png --decoding {decoding}"));
 
     let silent = Bench::new("exit 0\n");
     let output = silent.blip2(&["eval", "caption", "some/run"]).output().unwrap();

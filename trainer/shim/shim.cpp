@@ -11,6 +11,10 @@
 #include <string>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -142,6 +146,23 @@ int blip2_be_deterministic(char *error, size_t capacity) {
 }
 
 int blip2_is_deterministic() { return at::globalContext().deterministicAlgorithms() ? 1 : 0; }
+
+// Gives what the heap keeps for later back to the system.
+void blip2_return_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
+// Bytes that the program holds of its heap; 0 where that cannot be told.
+uint64_t blip2_memory_in_use() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+  const auto heap = mallinfo2();
+  return heap.uordblks + heap.hblkhd;
+#else
+  return 0;
+#endif
+}
 
 // What results of this processor depend on: names and values, a line each.
 int blip2_describe(char *text, size_t capacity) {

@@ -10,7 +10,6 @@ use data_pipeline::rng::{CounterRng, Purpose};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::TrainerError;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
 use crate::losses::itc::Contrast;
@@ -24,6 +23,7 @@ use crate::stage1::{Stage1, Text};
 use crate::stage2::Stage2;
 use crate::state::State;
 use crate::step::{Losses, Slice, StepKey, Variant, draw_negatives, generative, representation_with};
+use crate::{TrainerError, memory};
 
 /// Batches that are made before and used in turns.
 const BATCHES: u64 = 4;
@@ -65,7 +65,7 @@ pub struct Options {
 /// When the options do not fit together, or ranks cannot talk.
 pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, TrainerError> {
     let run = run_of(options)?;
-    let before_models = memory_bytes("VmRSS:");
+    let before_models = memory::of_process("VmRSS:");
     let bench = Bench::new(&run, options)?;
     let kinds: &[Reduction] =
         if options.compare_reductions { &[Reduction::Exact, Reduction::AllReduce] } else { &[Reduction::Exact] };
@@ -85,7 +85,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit,
         "project_once": options.project_once, "world_size": ranks.world_size(),
         "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
-        "reductions": names, "sides": reports, "peak_memory_bytes": memory_bytes("VmHWM:"),
+        "reductions": names, "sides": reports, "peak_memory_bytes": memory::of_process("VmHWM:"),
         "memory_bytes": memory_parts(before_models, &bench, &sides),
     }))
 }
@@ -338,16 +338,9 @@ fn memory_parts(before_models: Option<u64>, bench: &Bench<'_>, sides: &[Side<'_>
     let weights = all(|state| state.weights.numel());
     let moments = all(|state| state.exp_avg.numel() + state.exp_avg_sq.numel());
     let gradients = 2 * weights / sides.len() as i64;
-    let peak = memory_bytes("VmHWM:").unwrap_or(0).cast_signed();
+    let peak = memory::of_process("VmHWM:").unwrap_or(0).cast_signed();
     json!({
         "process": process, "frozen": frozen, "master_weights": weights, "moments": moments, "gradients": gradients,
         "activations_and_rest": peak - (process + frozen + weights + moments + gradients), "peak": peak,
     })
-}
-
-/// A line of Linux's account of this process, in bytes.
-fn memory_bytes(line: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let found = status.lines().find(|text| text.starts_with(line))?;
-    Some(found.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }

@@ -1,11 +1,11 @@
 //! The towers that pre-training leaves as they are.
 
-use configs::{Dtype, ImageBlock, ImageEncoder, LanguageModel, LanguageModelSizes, Run, Weights};
+use configs::{Dtype, LanguageModel, LanguageModelSizes, Run, Weights};
 use tch::{Device, Tensor, no_grad};
 
 use crate::TrainerError;
 use crate::model::Tensors;
-use crate::model::eva_vit::EvaVit;
+use crate::model::image_tower::{ImageTower, fit_positions};
 use crate::model::opt::Opt;
 use crate::precision::{compute_kind, kind_of};
 use crate::weights_file::{read_checked, tensors_from_bytes};
@@ -18,7 +18,7 @@ pub const LANGUAGE_MODEL: &str = "language_model";
 /// An image encoder whose weights stay as they were loaded.
 #[derive(Debug)]
 pub struct FrozenImageEncoder {
-    tower: EvaVit,
+    tower: ImageTower,
     sha256: String,
 }
 
@@ -56,19 +56,16 @@ impl FrozenLanguageModel {
     }
 }
 
-/// The image encoder of `run`, on `device`.
+/// The image encoder of `run`, on `device`, its positions fitted to the config's image size.
 ///
 /// # Errors
-/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes;
-/// [`TrainerError::Setting`] for a kind of tower that this version has not.
+/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes.
 pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncoder, TrainerError> {
     let encoder = &run.model.image_encoder;
     let sizes = encoder.sizes();
-    if !matches!(encoder, ImageEncoder::Custom(_)) || sizes.block != ImageBlock::EvaClip {
-        return Err(unsupported("model.image_encoder", "kind `custom` with block `eva_clip`"));
-    }
-    let (tensors, sha256) = load(encoder.weights(), encoder.dtype(), device)?;
-    let tower = EvaVit::new(&tensors.scope(IMAGE_ENCODER), sizes, encoder.image_size(), run.model.attention)?;
+    let (mut tensors, sha256) = load(encoder.weights(), encoder.dtype(), device)?;
+    fit_positions(&mut tensors, IMAGE_ENCODER, sizes, encoder.image_size())?;
+    let tower = ImageTower::new(&tensors.scope(IMAGE_ENCODER), sizes, encoder.image_size(), run.model.attention)?;
     Ok(FrozenImageEncoder { tower, sha256 })
 }
 

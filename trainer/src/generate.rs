@@ -1,102 +1,256 @@
-//! Texts that a language model writes behind the Q-Former's outputs.
+//! Texts that models write: greedily, by beam search, or drawn.
 //!
-//! Letters: `B` rows, `Q` queries, `D` width.
+//! Letters: `B` inputs, `R` rows, as many for each input, `W` words of the vocabulary.
 
-use tch::{Kind, Tensor, no_grad};
+mod beams;
+mod scores;
+mod writers;
 
-use crate::model::opt::Opt;
-use crate::text::{OPT_START, Tokenizer};
+use data_pipeline::rng::{CounterRng, Purpose};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor, no_grad};
 
-/// The most probable next token, again and again.
-#[derive(Clone, Copy, Debug)]
-pub struct Greedy {
-    /// What stands between the queries and the text.
-    pub start: i64,
-    /// What ends a text.
-    pub end: i64,
-    /// Tokens that a text has at most.
-    pub max_tokens: usize,
+pub use writers::{OptWriter, QFormerWriter, T5Writer, Writer};
+
+/// How a text is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Search {
+    /// The most probable next token, again and again.
+    Greedy,
+    /// Beam search with so many beams.
+    Beams(usize),
+    /// Every token is drawn.
+    Sample {
+        /// Scores are divided by it.
+        temperature: f64,
+        /// Only that many most probable tokens; all for 0.
+        top_k: usize,
+        /// Only the most probable tokens that together have this probability.
+        top_p: f64,
+        /// Key of the draws, with the input's number and the token's place.
+        seed: u64,
+    },
 }
 
-impl Greedy {
-    /// Captions as stage 2 trains them: `</s>` in front, ended by a line feed.
-    pub fn captions(tokenizer: &Tokenizer, max_tokens: usize) -> Self {
-        Self { start: OPT_START, end: tokenizer.opt_end(), max_tokens }
+/// Whose rules beam search follows where they differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rules {
+    /// transformers 4.33, which LAVIS' numbers come from: the start token counts in lengths, and a search may end on the
+    /// best candidate of a step even where that one has just ended.
+    #[default]
+    Lavis,
+    /// transformers 5: written tokens count, the end token included, and the best text that goes on decides.
+    HuggingFace,
+}
+
+/// What is written, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoding {
+    /// How a text is chosen.
+    pub search: Search,
+    /// Whose rules a beam search follows.
+    pub rules: Rules,
+    /// What ends a text.
+    pub end: i64,
+    /// Tokens that are written at most, the end token included.
+    pub max_tokens: usize,
+    /// Tokens that are written before a text may end.
+    pub min_tokens: usize,
+    /// Divides what speaks for tokens that are there already (CTRL, Keskar et al. 2019); 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Exponent of the length by which beams' sums of log probabilities are divided.
+    pub length_penalty: f64,
+    /// Texts for each input, at most the number of beams.
+    pub texts: usize,
+}
+
+/// A text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// Its tokens, without the end token.
+    pub tokens: Vec<i64>,
+    /// What a beam search ranks it by; the sum of log probabilities over a power of the length. 0 otherwise.
+    pub score: f64,
+}
+
+impl Decoding {
+    /// Greedy, unbounded below, without penalties.
+    pub fn greedy(end: i64, max_tokens: usize) -> Self {
+        Self {
+            search: Search::Greedy,
+            rules: Rules::Lavis,
+            end,
+            max_tokens,
+            min_tokens: 0,
+            repetition_penalty: 1.0,
+            length_penalty: 1.0,
+            texts: 1,
+        }
     }
 
-    /// The tokens written for every row, without `start` and `end`. Rows do not influence each other.
+    /// The texts of every input, best first. Inputs do not influence each other.
     ///
     /// # Shapes
-    /// `prefix`: `[B, Q, D]`, in the type of the model.
-    pub fn write(&self, model: &Opt, prefix: &Tensor) -> Vec<Vec<i64>> {
-        no_grad(|| self.write_rows(model, prefix))
+    /// `seen`: `[B, n]`, the tokens in front that a repetition penalty counts; `n` may be 0.
+    pub fn write(&self, writer: &mut dyn Writer, seen: &Tensor) -> Vec<Vec<Written>> {
+        no_grad(|| match &self.search {
+            Search::Beams(beams) if *beams > 1 => beams::search(self, *beams, writer, seen),
+            _ => self.write_one_by_one(writer, seen),
+        })
     }
 
-    fn write_rows(&self, model: &Opt, prefix: &Tensor) -> Vec<Vec<i64>> {
-        let rows = prefix.size()[0];
+    fn write_one_by_one(&self, writer: &mut dyn Writer, seen: &Tensor) -> Vec<Vec<Written>> {
+        let rows = seen.size()[0];
+        let parents = Tensor::arange(rows, (Kind::Int64, seen.device()));
         let mut texts = vec![Vec::new(); rows as usize];
         let mut is_open = vec![true; rows as usize];
-        let mut cache = model.cache();
-        let start = Tensor::full([rows, 1], self.start, (Kind::Int64, prefix.device()));
-        let mut inputs = Tensor::cat(&[prefix, &model.embed_tokens(&start)], 1);
-        for _ in 0..self.max_tokens {
-            let hidden = model.step(&inputs, None, &mut cache);
-            let last = hidden.select(1, hidden.size()[1] - 1);
-            let next = model.logits(&last).argmax(-1, false);
+        let mut seen = seen.shallow_clone();
+        let mut scores = writer.first();
+        for place in 0..self.max_tokens {
+            scores = self.adjusted(&scores.to_kind(Kind::Float), &seen, place);
+            let next = match &self.search {
+                Search::Sample { temperature, top_k, top_p, seed } => {
+                    let likely = scores::likely(&(scores / *temperature), *top_k, *top_p);
+                    let unit =
+                        |row: usize| CounterRng::new(*seed, Purpose::Generate, &[row as u64, place as u64]).unit();
+                    Tensor::from_slice(&likely.draw(unit)).to_device(seen.device())
+                }
+                _ => scores.argmax(-1, false),
+            };
             // A row that has ended goes on unheard, so that all rows keep one length.
-            let tokens: Vec<i64> = Vec::try_from(&next).expect("invariant: argmax gives one i64 per row");
+            let tokens = ids_of(&next);
             for ((text, open), token) in texts.iter_mut().zip(&mut is_open).zip(tokens) {
                 *open &= token != self.end;
                 if *open {
                     text.push(token);
                 }
             }
-            if !is_open.contains(&true) {
+            if !is_open.contains(&true) || place + 1 == self.max_tokens {
                 break;
             }
-            inputs = model.embed_tokens(&next.unsqueeze(1));
+            seen = Tensor::cat(&[seen, next.unsqueeze(1)], 1);
+            scores = writer.next(&next, &parents);
         }
-        texts
+        texts.into_iter().map(|tokens| vec![Written { tokens, score: 0.0 }]).collect()
     }
+
+    /// Scores after the penalty for repetition and the least length.
+    ///
+    /// # Shapes
+    /// `scores`: `[R, W]`, f32; `seen`: `[R, n]`.
+    fn adjusted(&self, scores: &Tensor, seen: &Tensor, place: usize) -> Tensor {
+        let scores = scores::penalized(scores, seen, self.repetition_penalty);
+        match place < self.min_tokens {
+            true => {
+                scores.index_fill(1, &Tensor::from(self.end).view([1]).to_device(scores.device()), f64::NEG_INFINITY)
+            }
+            false => scores,
+        }
+    }
+}
+
+fn ids_of(x: &Tensor) -> Vec<i64> {
+    Vec::try_from(x.to_device(Device::Cpu).contiguous().view([-1])).expect("invariant: tokens are i64")
 }
 
 #[cfg(test)]
 mod tests {
     use configs::{Attention, OptSizes};
-    use tch::Device;
 
     use super::*;
+    use crate::model::opt::Opt;
     use crate::model::{Tensors, declare};
 
     const SIZES: OptSizes =
         OptSizes { vocab_size: 20, max_positions: 32, hidden_dim: 16, depth: 2, heads: 2, mlp_dim: 32 };
 
-    #[test]
-    fn a_text_is_what_repeated_forward_passes_choose() {
+    /// A decoder with four different beginnings of three words.
+    fn opt() -> (Opt, Tensor) {
         let specs = declare(|scope| Opt::new(scope, SIZES, Attention::Math)).unwrap();
         // Starting weights are small, so that one token would win everywhere; these are not.
         let tensors: Tensors =
             Tensors::random(&specs, 5, Device::Cpu).iter().map(|(name, x)| (name.to_owned(), x * 20.0)).collect();
         let model = Opt::new(&tensors.scope(""), SIZES, Attention::Math).unwrap();
         let prefix = model.embed_tokens(&Tensor::arange(12, (Kind::Int64, Device::Cpu)).view([4, 3]));
-        let unending = Greedy { start: 2, end: -1, max_tokens: 10 };
-        let texts = unending.write(&model, &prefix);
+        (model, prefix)
+    }
+
+    fn write(decoding: &Decoding, model: &Opt, prefix: &Tensor) -> Vec<Vec<Written>> {
+        let rows = prefix.size()[0];
+        let mask = Tensor::ones([rows, prefix.size()[1]], (Kind::Int64, Device::Cpu));
+        decoding.write(&mut OptWriter::new(model, prefix, &mask), &Tensor::zeros([rows, 0], (Kind::Int64, Device::Cpu)))
+    }
+
+    /// Log probabilities of the token behind a beginning and a text.
+    fn log_probabilities(model: &Opt, prefix: &Tensor, text: &[i64]) -> Vec<f64> {
+        let written = model.embed_tokens(&Tensor::from_slice(text).view([1, -1]));
+        let hidden = model.forward(&Tensor::cat(&[prefix, &written], 1), None);
+        let scores = model.logits(&hidden.select(1, hidden.size()[1] - 1)).log_softmax(-1, Kind::Double);
+        Vec::try_from(scores.view([-1])).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_what_repeated_forward_passes_choose() {
+        let (model, prefix) = opt();
+        let texts = write(&Decoding::greedy(-1, 10), &model, &prefix);
         for (row, text) in texts.iter().enumerate() {
-            let mut ids = vec![2];
-            for &token in text {
-                let prefix = prefix.narrow(0, row as i64, 1);
-                let written = model.embed_tokens(&Tensor::from_slice(&ids).unsqueeze(0));
-                let hidden = model.forward(&Tensor::cat(&[prefix, written], 1), None);
-                let scores = model.logits(&hidden.select(1, hidden.size()[1] - 1));
-                assert_eq!(scores.argmax(-1, false).int64_value(&[0]), token);
-                ids.push(token);
+            let tokens = &text[0].tokens;
+            for place in 0..tokens.len() {
+                let scores = log_probabilities(&model, &prefix.narrow(0, row as i64, 1), &tokens[..place]);
+                let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                assert!(scores[tokens[place] as usize] > best - 1e-5);
             }
-            assert_eq!(text.len(), 10);
+            assert_eq!(tokens.len(), 10);
         }
-        let end = texts[0][4];
-        for (ended, text) in (Greedy { end, ..unending }).write(&model, &prefix).iter().zip(&texts) {
+        let end = texts[0][0].tokens[4];
+        for (ended, text) in write(&Decoding::greedy(end, 10), &model, &prefix).iter().zip(&texts) {
+            let text = &text[0].tokens;
             let length = text.iter().position(|token| *token == end).unwrap_or(text.len());
-            assert_eq!(ended, &text[..length]);
+            assert_eq!(ended[0].tokens, text[..length]);
         }
+    }
+
+    /// With as many beams as texts can begin, a search over two tokens finds the best of all.
+    #[test]
+    fn a_wide_search_finds_the_best_text_of_all() {
+        let (model, prefix) = opt();
+        for rules in [Rules::Lavis, Rules::HuggingFace] {
+            let search = Search::Beams(SIZES.vocab_size);
+            let decoding = Decoding { search, rules, length_penalty: 0.0, texts: 3, ..Decoding::greedy(-1, 2) };
+            for (row, found) in write(&decoding, &model, &prefix).iter().enumerate() {
+                let prefix = prefix.narrow(0, row as i64, 1);
+                let mut all = Vec::new();
+                for (first, sum) in log_probabilities(&model, &prefix, &[]).into_iter().enumerate() {
+                    let second = log_probabilities(&model, &prefix, &[first as i64]);
+                    all.extend(
+                        second.iter().enumerate().map(|(second, p)| (sum + p, vec![first as i64, second as i64])),
+                    );
+                }
+                all.sort_by(|a, b| b.0.total_cmp(&a.0));
+                for (found, (sum, tokens)) in found.iter().zip(&all) {
+                    assert_eq!(&found.tokens, tokens, "{rules:?}");
+                    assert!((found.score - sum).abs() < 1e-4);
+                }
+                assert_eq!(found.len(), 3);
+            }
+        }
+    }
+
+    #[test]
+    fn drawn_texts_depend_on_seed_and_row_only() {
+        let (model, prefix) = opt();
+        let search = |seed| Search::Sample { temperature: 1.5, top_k: 0, top_p: 0.95, seed };
+        let draw = |seed, prefix: &Tensor| {
+            write(&Decoding { search: search(seed), ..Decoding::greedy(-1, 12) }, &model, prefix)
+        };
+        let all = draw(1, &prefix);
+        assert_eq!(draw(1, &prefix), all);
+        assert_ne!(draw(2, &prefix), all);
+        assert_eq!(draw(1, &prefix.narrow(0, 0, 2)), all[..2]);
+        // Drawn coldly, a text is the likeliest one.
+        let cold = Search::Sample { temperature: 1e-4, top_k: 0, top_p: 1.0, seed: 1 };
+        let cold = write(&Decoding { search: cold, ..Decoding::greedy(-1, 12) }, &model, &prefix);
+        assert_eq!(cold, write(&Decoding::greedy(-1, 12), &model, &prefix));
     }
 }

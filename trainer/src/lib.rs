@@ -23,6 +23,7 @@ pub mod generate;
 pub mod generator;
 pub mod libraries;
 pub mod losses;
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;

@@ -140,12 +140,9 @@ struct CaptionArguments {
     /// The images.
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// Text that the caption continues.
-    #[arg(long)]
-    prompt: Option<String>,
-    /// Beams of the search.
-    #[arg(long)]
-    beams: Option<u32>,
+    /// How captions are written: a JSON object with the options of `blip2 caption`.
+    #[arg(long, default_value = "{}")]
+    decoding: String,
 }
 
 /// `blip2-rank train`
@@ -368,11 +365,14 @@ fn evaluate(command: EvalCommand) -> Result<()> {
 fn caption(arguments: &CaptionArguments) -> Result<()> {
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let files = arguments.images.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let options = eval::caption::Options { prompt: arguments.prompt.clone(), beams: arguments.beams.unwrap_or(1) };
+    let options = serde_json::from_str(&arguments.decoding)
+        .with_context(|| format!("found --decoding {}; expected the options of `blip2 caption`", arguments.decoding))?;
     let captions = eval::caption_files(&arguments.checkpoint, &files, &options, Events::Json)?;
     let pairs = arguments.images.iter().zip(captions);
     let images: Vec<_> = pairs
-        .map(|(path, caption)| serde_json::json!({ "image": path.display().to_string(), "caption": caption }))
+        .map(|(path, texts)| {
+            serde_json::json!({ "image": path.display().to_string(), "caption": texts[0], "captions": texts })
+        })
         .collect();
     let result = serde_json::json!({ "schema_version": 1, "task": "describe", "images": images });
     Events::Json.send(&Event::Result { result });

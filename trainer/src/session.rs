@@ -19,6 +19,7 @@ use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
+use crate::{memory, shim};
 
 /// A launch, seen from one rank. Only rank 0 writes.
 pub struct Session<'a> {
@@ -183,6 +184,7 @@ impl<'a> Session<'a> {
         if outcome.skipped > 0 {
             values.push(("skipped_updates".to_owned(), outcome.skipped as f64));
         }
+        values.extend(memory::metrics());
         if let Some(rate) = images_per_s {
             values.push(("images_per_s".to_owned(), rate));
         }
@@ -219,9 +221,15 @@ impl<'a> Session<'a> {
             |writer: &Writer| settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
         let mut due = [u8::from(by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time))];
         self.ranks.broadcast(&mut due, 0)?;
-        if due == [0] {
-            return Ok(());
+        if due == [1] {
+            self.checkpoint(at, state, slices)?;
+            shim::return_free_memory();
         }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, at: &StagePosition<'_>, state: &State, slices: &SliceMap<'_>) -> Result<(), TrainerError> {
+        let settings = &self.run.checkpoint;
         let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
         let (Some(writer), [Some(exp_avg), Some(exp_avg_sq)]) = (&mut self.writer, moments) else { return Ok(()) };
         let snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], (&self.frozen, &self.facts))?;

@@ -14,6 +14,8 @@ const TEXT_BYTES: usize = 4096;
 unsafe extern "C" {
     fn blip2_be_deterministic(error: *mut c_char, capacity: usize) -> c_int;
     fn blip2_is_deterministic() -> c_int;
+    fn blip2_return_free_memory();
+    fn blip2_memory_in_use() -> u64;
     fn blip2_describe(text: *mut c_char, capacity: usize) -> c_int;
     fn blip2_dropout(
         x: *mut c_void,
@@ -63,6 +65,20 @@ pub fn be_deterministic() -> Result<(), TrainerError> {
 pub fn is_deterministic() -> bool {
     // SAFETY: takes nothing and returns a number.
     unsafe { blip2_is_deterministic() == 1 }
+}
+
+/// Gives memory that was freed and kept for later back to the system. The heap is set up to keep all of it
+/// (`launcher/src/ranks/plan.rs`), and blocks of many sizes break it up: within hours a rank would take what it never needs
+/// at once. Done now and then, it costs some hundredths of a second.
+pub fn return_free_memory() {
+    // SAFETY: takes nothing, and changes nothing that is in use.
+    unsafe { blip2_return_free_memory() }
+}
+
+/// Bytes that the program holds of its heap, without what was freed and is kept for later; 0 where that cannot be told.
+pub fn memory_in_use() -> u64 {
+    // SAFETY: takes nothing and returns a number.
+    unsafe { blip2_memory_in_use() }
 }
 
 /// What results depend on besides the inputs, as libtorch tells it: names with values.

@@ -11,7 +11,7 @@ use crate::losses::itc::Features;
 use crate::losses::{itm, lm};
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::packing::Layout;
-use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextParts, starting};
+use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextCache, TextParts, starting};
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
 
@@ -197,6 +197,22 @@ impl Stage1 {
         let labels = layout.words(&text.ids.narrow(1, 1, length - 1), lm::IGNORED);
         let hidden = self.qformer.grounded(&ids, &layout, &encoded.queries.cache);
         lm::next_word(&self.word_logits(&hidden), &labels, label_smoothing)
+    }
+
+    /// What writes captions of these images, word by word.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`.
+    pub fn begin_captions(&self, patches: &Tensor) -> TextCache {
+        self.qformer.begin(&self.qformer.queries(&self.key_values(patches), patches.size()[0]).cache)
+    }
+
+    /// The score of every word behind one more word of every row.
+    ///
+    /// # Shapes
+    /// `ids`, `parents`: as [`QFormer::next`]; result: `[R, W]`.
+    pub fn next_word_logits(&self, ids: &Tensor, parents: &Tensor, cache: &mut TextCache) -> Tensor {
+        self.word_logits(&self.qformer.next(ids, parents, cache))
     }
 
     /// # Shapes

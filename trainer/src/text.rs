@@ -157,6 +157,22 @@ impl Tokenizer {
         self.encode(texts, frame, OPT_PAD, length)
     }
 
+    /// `</s>` and the words: what a text that OPT continues begins with.
+    ///
+    /// # Errors
+    /// When the vocabulary does not hold a word.
+    pub fn encode_opt_prompt(&self, prompt: &str) -> Result<Vec<i64>, TrainerError> {
+        let mut unknown_words = 0;
+        let words = self.words(prompt, &mut unknown_words);
+        if unknown_words > 0 {
+            return Err(TrainerError::Unsupported {
+                found: format!("{unknown_words} words of {prompt:?} are not in the vocabulary"),
+                expected: "a prompt of words that the language model knows".into(),
+            });
+        }
+        Ok([vec![OPT_START], words].concat())
+    }
+
     fn encode<T: AsRef<str>>(
         &self,
         texts: &[T],

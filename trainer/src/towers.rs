@@ -54,6 +54,11 @@ impl Towers {
         self.qformer_tokenizer.encode_bert(texts, self.qformer_tokens)
     }
 
+    /// The Q-Former's tokenizer.
+    pub fn qformer_tokenizer(&self) -> &Tokenizer {
+        &self.qformer_tokenizer
+    }
+
     /// The language model's tokenizer.
     pub fn language_tokenizer(&self) -> &Tokenizer {
         &self.language_tokenizer

@@ -101,6 +101,26 @@ pub fn joined_bias(name: &str) -> Option<(String, String)> {
     Some((lavis_to_hf(&format!("{layer}.attn.qkv.bias"))?, format!("{layer}.attn.v_bias")))
 }
 
+/// The tensor whose values a public name repeats: embeddings that are tied to another one. `exists` says which names there
+/// are: FlanT5 has a head of its own.
+///
+/// ```
+/// use trainer::weight_names::shared_with;
+///
+/// let shared = shared_with("language_model.encoder.embed_tokens.weight", |name| name == "language_model.shared.weight");
+/// assert_eq!(shared, Some("language_model.shared.weight"));
+/// ```
+pub fn shared_with(name: &str, exists: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let shared = match name {
+        "language_model.lm_head.weight" => "language_model.model.decoder.embed_tokens.weight",
+        "language_model.encoder.embed_tokens.weight" | "language_model.decoder.embed_tokens.weight" => {
+            "language_model.shared.weight"
+        }
+        _ => return None,
+    };
+    exists(shared).then_some(shared)
+}
+
 fn replace_start(name: &str, table: Renamed) -> Option<String> {
     table.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
 }

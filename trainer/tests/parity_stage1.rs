@@ -22,21 +22,7 @@ use trainer::stage1::{Stage1, Text};
 use trainer::state::State;
 use trainer::step::{Chooser, Draws, Losses, Slice, StepKey, Variant, representation_with};
 
-use reference::{Fixture, assert_gradients, assert_loss, assert_near, patches};
-
-/// The tiny preset with the fixture's sizes, in f32.
-fn run_of(config: &Value) -> Run {
-    let qformer = &config["qformer"];
-    reference::run_of(
-        config,
-        &[
-            ("model.qformer.max_positions", qformer["max_position_embeddings"].to_string()),
-            ("model.qformer.vocab_size", qformer["vocab_size"].to_string()),
-            ("model.qformer.projection_dim", config["embed_dim"].to_string()),
-            ("model.qformer.max_text_tokens", config["max_txt_len"].to_string()),
-        ],
-    )
-}
+use reference::{Fixture, assert_gradients, assert_loss, assert_near, patches, stage1_run_of as run_of};
 
 fn stage_of(run: &Run) -> &RepresentationStage {
     let Stage::Representation(stage) = &run.stages[0] else { panic!("the first stage of tiny is representation") };

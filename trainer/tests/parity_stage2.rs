@@ -6,8 +6,8 @@
 mod reference;
 
 use cluster::Single;
-use configs::{OptSizes, Run, Stage, T5Sizes};
-use serde_json::{Value, json};
+use configs::{Run, Stage};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 use trainer::model::Tensors;
 use trainer::model::opt::Opt;
@@ -17,6 +17,7 @@ use trainer::stage1::Text;
 use trainer::stage2::Stage2;
 use trainer::step::{Slice, StepKey, generative};
 
+use reference::language_models::{in_lavis_words, opt_sizes, run_of, t5_sizes};
 use reference::{
     Fixture, GRADIENT, assert_gradients, assert_gradients_within, assert_loss, assert_near, patches, state_of,
 };
@@ -24,59 +25,6 @@ use reference::{
 /// T5 does not scale its scores, so rounding shows more: the recorded gradients differ from those computed in f64 by up to
 /// 4.2e-5, and transformers on another processor differs from the record by 1.8e-5 (docs/parity.md).
 const T5_GRADIENT: f64 = 5e-5;
-
-/// The tiny preset with the fixture's sizes, in f32.
-fn run_of(config: &Value) -> Run {
-    let language = &config["language_model"];
-    reference::run_of(
-        config,
-        &[
-            ("model.language_model.dtype", "f32".to_owned()),
-            ("model.language_model.hidden_dim", one_of(language, "hidden_size", "d_model").to_string()),
-            ("model.language_model.heads", one_of(language, "num_attention_heads", "num_heads").to_string()),
-            ("model.qformer.image_norm_eps", config["ln_vision_eps"].to_string()),
-        ],
-    )
-}
-
-fn one_of<'a>(value: &'a Value, name: &str, other: &str) -> &'a Value {
-    value.get(name).unwrap_or_else(|| &value[other])
-}
-
-/// Hugging Face's configuration in LAVIS' words.
-fn in_lavis_words(config: &Value) -> Value {
-    let (vision, qformer) = (&config["vision_config"], &config["qformer_config"]);
-    json!({
-        "vision": {
-            "image_size": vision["image_size"], "patch_size": vision["patch_size"], "embed_dim": vision["hidden_size"],
-            "depth": vision["num_hidden_layers"], "num_heads": vision["num_attention_heads"],
-            "mlp_hidden": vision["intermediate_size"],
-        },
-        "ln_vision_eps": vision["layer_norm_eps"],
-        "qformer": {
-            "hidden_size": qformer["hidden_size"], "num_hidden_layers": qformer["num_hidden_layers"],
-            "num_attention_heads": qformer["num_attention_heads"], "intermediate_size": qformer["intermediate_size"],
-            "cross_attention_freq": qformer["cross_attention_frequency"],
-        },
-        "num_query_token": config["num_query_tokens"],
-        "language_model": config["text_config"],
-    })
-}
-
-fn t5_sizes_of(language: &Value) -> T5Sizes {
-    let size = |key: &str| language[key].as_u64().unwrap() as usize;
-    T5Sizes {
-        vocab_size: size("vocab_size"),
-        hidden_dim: size("d_model"),
-        encoder_depth: size("num_layers"),
-        decoder_depth: size("num_decoder_layers"),
-        heads: size("num_heads"),
-        head_dim: size("d_kv"),
-        mlp_dim: size("d_ff"),
-        position_buckets: size("relative_attention_num_buckets"),
-        max_distance: size("relative_attention_max_distance"),
-    }
-}
 
 /// The text behind the queries' places, of a sequence that begins with those.
 fn behind_queries(ids: &Tensor, mask: &Tensor, queries: i64) -> Text {
@@ -111,7 +59,7 @@ fn t5_equals_lavis() {
     let (config, expected) = (fixture.json("config.json"), fixture.json("expected.json"));
     let run = run_of(&config);
     let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
-    let t5 = T5::new(&weights.scope("language_model"), t5_sizes_of(&config["language_model"])).unwrap();
+    let t5 = T5::new(&weights.scope("language_model"), t5_sizes(&config["language_model"])).unwrap();
     let patches = patches(&run, &weights, io.get("image").unwrap());
     let text_of = |case: &str, side: &str| {
         let tensor = |name: &str| io.get(&format!("{case}.{side}_{name}")).unwrap().shallow_clone();
@@ -139,7 +87,7 @@ fn t5_equals_hugging_face() {
     let (config, expected) = (in_lavis_words(&fixture.json("config.json")), fixture.json("expected.json"));
     let run = run_of(&config);
     let (weights, io) = (fixture.tensors("weights.safetensors"), fixture.tensors("io.safetensors"));
-    let t5 = T5::new(&weights.scope("language_model"), t5_sizes_of(&config["language_model"])).unwrap();
+    let t5 = T5::new(&weights.scope("language_model"), t5_sizes(&config["language_model"])).unwrap();
     let io = |name: &str| io.get(name).unwrap();
     let patches = patches(&run, &weights, io("pixel_values"));
     let queries = run.model.qformer.num_query_tokens as i64;
@@ -158,7 +106,7 @@ fn opt_equals_hugging_face() {
     let run = run_of(&config);
     let (weights, io) = (fixture.tensors("weights.safetensors"), fixture.tensors("io.safetensors"));
     let opt =
-        Opt::new(&weights.scope("language_model"), sizes_of(&config["language_model"]), run.model.attention).unwrap();
+        Opt::new(&weights.scope("language_model"), opt_sizes(&config["language_model"]), run.model.attention).unwrap();
     let io = |name: &str| io.get(name).unwrap();
     let patches = patches(&run, &weights, io("pixel_values"));
     let queries = run.model.qformer.num_query_tokens as i64;
@@ -177,26 +125,13 @@ fn opt_equals_hugging_face() {
     assert_loss_and_gradients(&run, &weights, (&expected["loss"], &gradients, GRADIENT), |stage2| loss(stage2, 0));
 }
 
-/// The fixture's language model, which need not fit the preset's tokenizer.
-fn sizes_of(language: &Value) -> OptSizes {
-    let size = |key: &str| language[key].as_u64().unwrap() as usize;
-    OptSizes {
-        vocab_size: size("vocab_size"),
-        max_positions: size("max_position_embeddings"),
-        hidden_dim: size("hidden_size"),
-        depth: size("num_hidden_layers"),
-        heads: size("num_attention_heads"),
-        mlp_dim: size("ffn_dim"),
-    }
-}
-
 #[test]
 fn opt_equals_lavis() {
     let Some(fixture) = Fixture::open("lavis_stage2_opt") else { return };
     let (config, expected) = (fixture.json("config.json"), fixture.json("expected.json"));
     let run = run_of(&config);
     let (weights, io) = (fixture.public("weights.safetensors"), fixture.tensors("io.safetensors"));
-    let sizes = sizes_of(&config["language_model"]);
+    let sizes = opt_sizes(&config["language_model"]);
     let opt = Opt::new(&weights.scope("language_model"), sizes, run.model.attention).unwrap();
     let patches = patches(&run, &weights, io.get("image").unwrap());
     let text_of = |case: &str| {

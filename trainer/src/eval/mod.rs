@@ -150,18 +150,17 @@ pub fn captions(request: &Request, events: Events) -> Result<Value, TrainerError
     Ok(result)
 }
 
-/// A caption for each encoded image.
+/// Captions of each encoded image, best first, by the model of the checkpoint's stage.
 ///
 /// # Errors
-/// When the checkpoint is of another stage, or an image cannot be decoded.
+/// When an image cannot be decoded, or the options do not fit together.
 pub fn caption_files(
     checkpoint: &str,
     files: &[Vec<u8>],
     options: &caption::Options,
     events: Events,
-) -> Result<Vec<String>, TrainerError> {
+) -> Result<Vec<Vec<String>>, TrainerError> {
     let loaded = Loaded::open(checkpoint, None)?;
-    let Stage::Generative(_) = loaded.stage() else { return Err(wrong_stage(&loaded, "generative")) };
     let transform = EvalTransform::reference(loaded.run.data.image_size as u32);
     let mut values = vec![0.0; files.len() * transform.out_len()];
     for (number, (file, slot)) in files.iter().zip(values.chunks_exact_mut(transform.out_len())).enumerate() {

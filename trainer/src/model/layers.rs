@@ -3,7 +3,7 @@
 use configs::Attention;
 use tch::{Kind, Tensor};
 
-use super::tensors::{Init, Scope};
+use super::tensors::{Init, Scope, cat_rows};
 use crate::{TrainerError, generator};
 
 /// `x W^T + b`.
@@ -42,12 +42,17 @@ impl Linear {
         Self { weight, bias }
     }
 
+    /// The same with this bias.
+    pub fn with_bias(self, bias: Tensor) -> Self {
+        Self { bias: Some(bias), ..self }
+    }
+
     /// Several layers over the same input as one: outputs stand one after the other.
     pub fn fused(parts: &[Linear]) -> Self {
         let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
         let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
         assert!(biases.len() == parts.len(), "invariant: layers that are fused have a bias");
-        Self { weight: Tensor::cat(&weights, 0), bias: Some(Tensor::cat(&biases, 0)) }
+        Self { weight: cat_rows(&weights), bias: Some(cat_rows(&biases)) }
     }
 
     /// The type of its weights.

@@ -1,11 +1,12 @@
 //! OPT's decoder in its pre-norm form (all sizes but 350m): ReLU, learned positions, output tied to the word embedding.
 //!
-//! Letters: `B` rows, `S` positions given, `K` positions known so far, `D` width, `W` words of the vocabulary. Source:
+//! Letters: `B` rows, `S` positions, `R` rows that continue them, `D` width, `W` words of the vocabulary. Source:
 //! transformers `modeling_opt.py`; names are Hugging Face's, below `language_model`.
 
 use configs::{Attention, OptSizes};
 use tch::{Kind, Tensor};
 
+use super::cache::{Look, Own, Shared};
 use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
@@ -29,36 +30,14 @@ pub struct Opt {
     dropout: f64,
 }
 
-/// What earlier positions left behind: the keys and values of every layer, and which positions hold something.
+/// What earlier positions left behind.
 #[derive(Debug)]
 pub struct OptCache {
-    keys_and_values: Vec<Option<(Tensor, Tensor)>>,
-    /// `[B, K]`, 1 where a position holds something.
-    mask: Option<Tensor>,
-}
-
-impl OptCache {
-    /// How many positions are known: `K`.
-    pub fn len(&self) -> usize {
-        self.mask.as_ref().map_or(0, |mask| mask.size()[1] as usize)
-    }
-
-    /// Whether nothing is known yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Keeps these rows only, in this order; a row may come several times.
-    ///
-    /// # Shapes
-    /// `rows`: `[B']`, i64.
-    pub fn select(&mut self, rows: &Tensor) {
-        for (key, value) in self.keys_and_values.iter_mut().flatten() {
-            *key = key.index_select(0, rows);
-            *value = value.index_select(0, rows);
-        }
-        self.mask = self.mask.as_ref().map(|mask| mask.index_select(0, rows));
-    }
+    layers: Vec<(Shared, Own)>,
+    /// Positions that hold something in each input, `[B]`.
+    counts: Tensor,
+    /// Positions that each row has added.
+    added: i64,
 }
 
 impl Opt {
@@ -107,15 +86,28 @@ impl Opt {
     /// `inputs_embeds`: `[B, S, D]`; `attention_mask`: `[B, S]`, 1 where a position holds something (all of them when
     /// absent); result: `[B, S, D]`.
     pub fn forward(&self, inputs_embeds: &Tensor, attention_mask: Option<&Tensor>) -> Tensor {
+        self.run(inputs_embeds, attention_mask, |_| ())
+    }
+
+    /// [`Opt::forward`], each layer's keys and values `[B, S, D]` being shown to `keep`.
+    fn run(
+        &self,
+        inputs_embeds: &Tensor,
+        attention_mask: Option<&Tensor>,
+        mut keep: impl FnMut([&Tensor; 2]),
+    ) -> Tensor {
         let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
-        let visible = visible(attention_mask, length, length, inputs_embeds);
+        let visible = visible(attention_mask, length, inputs_embeds);
         let positions = match attention_mask {
             Some(mask) => positions(mask),
             None => Tensor::arange(length, (Kind::Int64, inputs_embeds.device())).expand([batch, length], false),
         };
         let mut x = inputs_embeds + self.embed_positions(&positions);
         for layer in &self.layers {
-            x = layer.forward(&x, &visible, self.dropout);
+            let [query, key, value] = layer.project(&x);
+            keep([&key, &value]);
+            let attended = attention(&query, &key, &value, Some(&visible), layer.form);
+            x = layer.finish(&x, &attended, self.dropout);
         }
         self.final_layer_norm.forward(&x)
     }
@@ -128,35 +120,41 @@ impl Opt {
         hidden.linear(&self.head, None::<&Tensor>)
     }
 
-    /// A cache that knows nothing.
-    pub fn cache(&self) -> OptCache {
-        OptCache { keys_and_values: self.layers.iter().map(|_| None).collect(), mask: None }
-    }
-
-    /// [`Opt::forward`] for positions that follow those in `cache`, which knows them afterwards. Never drops out.
+    /// Reads what texts begin with: the last position's output, and what continuations need of it.
     ///
     /// # Shapes
-    /// `inputs_embeds`: `[B, S, D]`; `attention_mask`: `[B, S]`, of the new positions only; result: `[B, S, D]`.
-    pub fn step(&self, inputs_embeds: &Tensor, attention_mask: Option<&Tensor>, cache: &mut OptCache) -> Tensor {
-        let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
-        let device = inputs_embeds.device();
-        let new = match attention_mask {
-            Some(mask) => mask.to_kind(Kind::Int64),
-            None => Tensor::ones([batch, length], (Kind::Int64, device)),
-        };
-        let mask = match &cache.mask {
-            Some(old) => Tensor::cat(&[old, &new], 1),
-            None => new,
-        };
-        let known = mask.size()[1];
-        let visible = visible(Some(&mask), length, known, inputs_embeds);
-        let positions = positions(&mask).narrow(1, known - length, length);
-        let mut x = inputs_embeds + self.embed_positions(&positions);
-        for (layer, slot) in self.layers.iter().zip(&mut cache.keys_and_values) {
-            x = layer.step(&x, &visible, slot);
+    /// `inputs_embeds`: `[B, S, D]`, padded on the left; `attention_mask`: `[B, S]`; result: `[B, D]`.
+    pub fn begin(&self, inputs_embeds: &Tensor, attention_mask: &Tensor) -> (Tensor, OptCache) {
+        let empty = attention_mask.eq(0).view([-1, 1, 1, inputs_embeds.size()[1]]);
+        let hidden = empty.zeros_like().to_kind(self.head.kind()).masked_fill(&empty, lowest(self.head.kind()));
+        let mut layers = Vec::with_capacity(self.layers.len());
+        let output = self.run(inputs_embeds, Some(attention_mask), |kept| {
+            let heads = self.layers[layers.len()].form.heads;
+            layers.push((Shared::new(kept, Some(hidden.shallow_clone()), heads), Own::default()));
+        });
+        let counts = attention_mask.to_kind(Kind::Int64).sum_dim_intlist([1_i64].as_slice(), false, Kind::Int64);
+        (output.select(1, output.size()[1] - 1), OptCache { layers, counts, added: 0 })
+    }
+
+    /// The output of one more position of every row. Never drops out.
+    ///
+    /// # Shapes
+    /// `words`: `[R, 1, D]`, `R` a multiple of `B`, the rows of an input side by side; `parents`: `[R]`, the earlier row
+    /// that each one continues; result: `[R, D]`.
+    pub fn next(&self, words: &Tensor, parents: &Tensor, cache: &mut OptCache) -> Tensor {
+        let rows_of_one = words.size()[0] / cache.counts.size()[0];
+        let positions = (&cache.counts + cache.added).unsqueeze(1).expand([-1, rows_of_one], false).reshape([-1, 1]);
+        let mut x = words + self.embed_positions(&positions);
+        for (layer, (shared, own)) in self.layers.iter().zip(&mut cache.layers) {
+            let [query, key, value] = layer.project(&x);
+            let heads = layer.form.heads;
+            own.push(parents, [&key, &value], heads);
+            let scale = 1.0 / (query.size()[2] as f64 / heads as f64).sqrt();
+            let look = Look { shared: Some(shared), own: Some((own, None)), scale, heads };
+            x = layer.finish(&x, &look.forward(&query), 0.0);
         }
-        cache.mask = Some(mask);
-        self.final_layer_norm.forward(&x)
+        cache.added += 1;
+        self.final_layer_norm.forward(&x).select(1, 0)
     }
 
     fn embed_positions(&self, positions: &Tensor) -> Tensor {
@@ -171,20 +169,24 @@ fn positions(mask: &Tensor) -> Tensor {
     mask.cumsum(1, Kind::Int64) * mask - 1
 }
 
-/// What is added to scores: 0 where the last `length` of `known` positions may look, else the type's lowest value.
+/// What is added to scores: 0 where a position may look, else the type's lowest value.
 ///
 /// # Shapes
-/// `mask`: `[B, known]`; result: `[1 or B, 1, length, known]` in the type of `like`.
-fn visible(mask: Option<&Tensor>, length: i64, known: i64, like: &Tensor) -> Tensor {
-    let lowest = if like.kind() == Kind::Half { -65504.0 } else { -3.38e38 };
-    let causal = causal_mask(length, known, lowest, like).view([1, 1, length, known]);
+/// `mask`: `[B, S]`; result: `[1 or B, 1, S, S]` in the type of `like`.
+fn visible(mask: Option<&Tensor>, length: i64, like: &Tensor) -> Tensor {
+    let lowest = lowest(like.kind());
+    let causal = causal_mask(length, length, lowest, like).view([1, 1, length, length]);
     match mask {
         None => causal,
         Some(mask) => {
-            let empty = mask.eq(0).view([-1, 1, 1, known]);
-            causal.expand([mask.size()[0], 1, length, known], false).masked_fill(&empty, lowest)
+            let empty = mask.eq(0).view([-1, 1, 1, length]);
+            causal.expand([mask.size()[0], 1, length, length], false).masked_fill(&empty, lowest)
         }
     }
+}
+
+fn lowest(kind: Kind) -> f64 {
+    if kind == Kind::Half { -65504.0 } else { -3.38e38 }
 }
 
 /// One layer: attention and feed-forward, each behind a norm and added to its input.
@@ -223,25 +225,16 @@ impl Layer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, visible: &Tensor, p: f64) -> Tensor {
-        let qkv = self.qkv.forward(&self.self_attn_layer_norm.forward(x)).chunk(3, -1);
-        let attended = attention(&qkv[0], &qkv[1], &qkv[2], Some(visible), self.form);
-        self.feed_forward(&(x + dropout(self.out_proj.forward(&attended), p)), p)
+    fn project(&self, x: &Tensor) -> [Tensor; 3] {
+        let qkv = self.qkv.forward(&self.self_attn_layer_norm.forward(x));
+        let width = qkv.size()[2] / 3;
+        [0, 1, 2].map(|third| qkv.narrow(2, third * width, width))
     }
 
-    fn step(&self, x: &Tensor, visible: &Tensor, known: &mut Option<(Tensor, Tensor)>) -> Tensor {
-        let qkv = self.qkv.forward(&self.self_attn_layer_norm.forward(x)).chunk(3, -1);
-        let (key, value) = match known.take() {
-            Some((key, value)) => (Tensor::cat(&[&key, &qkv[1]], 1), Tensor::cat(&[&value, &qkv[2]], 1)),
-            None => (qkv[1].contiguous(), qkv[2].contiguous()),
-        };
-        let attended = attention(&qkv[0], &key, &value, Some(visible), self.form);
-        *known = Some((key, value));
-        self.feed_forward(&(x + self.out_proj.forward(&attended)), 0.0)
-    }
-
-    fn feed_forward(&self, x: &Tensor, p: f64) -> Tensor {
-        let hidden = self.fc1.forward(&self.final_layer_norm.forward(x)).relu();
+    /// What follows attention.
+    fn finish(&self, x: &Tensor, attended: &Tensor, p: f64) -> Tensor {
+        let x = x + dropout(self.out_proj.forward(attended), p);
+        let hidden = self.fc1.forward(&self.final_layer_norm.forward(&x)).relu();
         x + dropout(self.fc2.forward(&hidden), p)
     }
 }
@@ -301,18 +294,19 @@ mod tests {
         let mask = Tensor::ones([3, length], (Kind::Int64, embeds.device()));
         let _ = mask.get(1).narrow(0, 5, 3).fill_(0);
         let whole = model.forward(embeds, Some(&mask));
-        let mut cache = model.cache();
-        assert!(cache.is_empty());
-        let mut parts = Vec::new();
-        for (start, count) in [(0, 9), (9, 1), (10, 1), (11, length - 11)] {
-            let new = mask.narrow(1, start, count);
-            parts.push(model.step(&embeds.narrow(1, start, count), Some(&new), &mut cache));
+        let numbers = |values: &[i64]| Tensor::from_slice(values);
+        let (first, mut cache) = model.begin(&embeds.narrow(1, 0, 9), &mask.narrow(1, 0, 9));
+        // Each input goes on twice, and rows change their places on the way.
+        let twice = numbers(&[0, 0, 1, 1, 2, 2]);
+        let mut found = vec![first.index_select(0, &twice)];
+        let expected = whole.index_select(0, &twice);
+        for place in 9..length {
+            let words = embeds.narrow(1, place, 1).index_select(0, &twice);
+            let parents = if place == 9 { twice.shallow_clone() } else { numbers(&[1, 0, 2, 2, 5, 4]) };
+            found.push(model.next(&words, &parents, &mut cache));
         }
-        assert_eq!(cache.len() as i64, length);
         // The same sums over matrices of other shapes.
-        assert!(difference_where(&mask, &Tensor::cat(&parts, 1), &whole) < 1e-5);
-        cache.select(&Tensor::from_slice(&[2_i64, 2]));
-        let next = embeds.narrow(1, 0, 1).index_select(0, &Tensor::from_slice(&[2_i64, 2]));
-        assert_eq!(model.step(&next, None, &mut cache).size(), [2, 1, 48]);
+        let expected = expected.narrow(1, 8, length - 8);
+        assert!(largest_difference(&Tensor::stack(&found, 1), &expected) < 1e-5);
     }
 }

@@ -6,6 +6,7 @@
 use configs::{Attention, QFormer as Sizes};
 use tch::{Kind, Tensor};
 
+use super::cache::{Look, Own, Shared};
 use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
 use super::packing::Layout;
 use super::tensors::{Init, Scope};
@@ -103,6 +104,13 @@ pub struct QueryPass {
     pub hidden: Tensor,
     /// One per layer, for [`QFormer::grounded`].
     pub cache: Vec<KeyValue>,
+}
+
+/// What written words left behind.
+#[derive(Debug)]
+pub struct TextCache {
+    layers: Vec<(Shared, Own)>,
+    written: i64,
 }
 
 /// Keys and values of the visual tokens, `[B, P, 2H]` for each layer with cross-attention.
@@ -223,6 +231,38 @@ impl QFormer {
         let x = self.embed(layout, Some(ids));
         let mask = causal_mask(length, self.num_queries() + length, HIDDEN, &x);
         self.run(&x, layout, Seen { mask: Some(&mask), past: Some(past), ..Seen::default() }).0
+    }
+
+    /// What a text that is written sees of the queries, before its first word.
+    ///
+    /// # Shapes
+    /// `past`: as [`QFormer::queries`] leaves it.
+    pub fn begin(&self, past: &[KeyValue]) -> TextCache {
+        let shared = |(layer, past): (&Layer, &KeyValue)| {
+            (Shared::new([&past.key, &past.value], None, layer.attention.form.heads), Own::default())
+        };
+        TextCache { layers: self.layers.iter().zip(past).map(shared).collect(), written: 0 }
+    }
+
+    /// The output at one more word of every row, as [`QFormer::grounded`] gives it.
+    ///
+    /// # Shapes
+    /// `ids`: `[R]`, `R` a multiple of the images, the rows of an image side by side; `parents`: `[R]`, the earlier row
+    /// that each one continues; result: `[R, H]`.
+    pub fn next(&self, ids: &Tensor, parents: &Tensor, cache: &mut TextCache) -> Tensor {
+        let Embeddings { words, positions } = self.text_embeddings();
+        let embedded = Tensor::embedding(words, ids, -1, false, false) + positions.get(cache.written);
+        let mut x = self.embedding_norm.forward(&embedded.to_kind(self.kind));
+        for (layer, (shared, own)) in self.layers.iter().zip(&mut cache.layers) {
+            let [query, key, value] = thirds(&layer.attention.qkv.forward(&x.unsqueeze(1)));
+            let heads = layer.attention.form.heads;
+            own.push(parents, [&key, &value], heads);
+            let scale = 1.0 / (query.size()[2] as f64 / heads as f64).sqrt();
+            let look = Look { shared: Some(shared), own: Some((own, None)), scale, heads };
+            x = layer.forward(&layer.attention.out.forward(&look.forward(&query).select(1, 0), &x), 0, None);
+        }
+        cache.written += 1;
+        x
     }
 
     /// `[B, T]` of what is added to scores.

@@ -1,13 +1,14 @@
 //! T5's encoder and decoder in the form of v1.1 and FlanT5: norms before, no biases, gated feed-forward, relative
 //! positions, an output layer of its own.
 //!
-//! Letters: `B` rows, `S` encoder positions, `T` decoder positions, `K` positions that are attended to, `D` width, `W`
+//! Letters: `B` rows, `R` rows that are written for them, `S` encoder positions, `T` decoder positions, `K` positions that are attended to, `D` width, `W`
 //! words. Source: transformers `modeling_t5.py`; names are Hugging Face's, below `language_model`. The gate is the exact
 //! GELU, as in the published BLIP-2 models; FlanT5 itself has the tanh approximation (docs/parity.md).
 
 use configs::T5Sizes;
 use tch::{Kind, Tensor};
 
+use super::cache::{Look, Own, Shared};
 use super::layers::{Linear, causal_mask, merge_heads, split_heads};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
@@ -56,6 +57,13 @@ struct GatedMlp {
     gate: Linear,
     up: Linear,
     down: Linear,
+}
+
+/// What written positions left behind, and what the decoder sees of the encoder.
+#[derive(Debug)]
+pub struct T5Cache {
+    layers: Vec<(Own, Shared)>,
+    written: i64,
 }
 
 /// Division by the root of the mean square, in f32; no mean is taken off and nothing is added.
@@ -123,6 +131,45 @@ impl T5 {
         let length = inputs_embeds.size()[1];
         let scores = self.decoder.positions.scores(length, length) + causal_mask(length, length, HIDDEN, inputs_embeds);
         self.decoder.forward(inputs_embeds, &scores, Some((encoded, &hide(mask, self.kind()))))
+    }
+
+    /// What the decoder sees of the encoder, before it has written anything.
+    ///
+    /// # Shapes
+    /// `encoded`: `[B, S, D]`; `mask`: `[B, S]`.
+    pub fn begin(&self, encoded: &Tensor, mask: &Tensor) -> T5Cache {
+        let hidden = hide(mask, self.kind());
+        let layer = |block: &Block| {
+            let (_, cross) = block.cross.as_ref().expect("invariant: every block of the decoder looks at the encoder");
+            let kept = [&cross.key.forward(encoded), &cross.value.forward(encoded)];
+            (Own::default(), Shared::new(kept, Some(hidden.shallow_clone()), cross.heads))
+        };
+        T5Cache { layers: self.decoder.blocks.iter().map(layer).collect(), written: 0 }
+    }
+
+    /// The decoder's output for one more position of every row.
+    ///
+    /// # Shapes
+    /// `words`: `[R, 1, D]`, `R` a multiple of `B`, the rows of an input side by side; `parents`: `[R]`, the earlier row
+    /// that each one continues; result: `[R, D]`.
+    pub fn next(&self, words: &Tensor, parents: &Tensor, cache: &mut T5Cache) -> Tensor {
+        cache.written += 1;
+        let scores = self.decoder.positions.scores(1, cache.written);
+        let mut x = words.shallow_clone();
+        for (block, (own, shared)) in self.decoder.blocks.iter().zip(&mut cache.layers) {
+            let (norm, attention) = &block.attention;
+            let [query, key, value] = attention.project(&norm.forward(&x));
+            own.push(parents, [&key, &value], attention.heads);
+            let look = |shared, own| Look { shared, own, scale: 1.0, heads: attention.heads };
+            x = &x + attention.out.forward(&look(None, Some((&*own, Some(&scores)))).forward(&query));
+            if let Some((norm, cross)) = &block.cross {
+                let query = cross.query.forward(&norm.forward(&x));
+                x = &x + cross.out.forward(&look(Some(&*shared), None).forward(&query));
+            }
+            let (norm, mlp) = &block.mlp;
+            x = &x + mlp.forward(&norm.forward(&x));
+        }
+        self.decoder.norm.forward(&x).select(1, 0)
     }
 
     /// The score of every word as the next one.
@@ -209,6 +256,10 @@ impl Attention {
         })
     }
 
+    fn project(&self, x: &Tensor) -> [Tensor; 3] {
+        [self.query.forward(x), self.key.forward(x), self.value.forward(x)]
+    }
+
     /// Scores are not divided by the root of the head's width.
     fn forward(&self, x: &Tensor, seen: &Tensor, scores: &Tensor) -> Tensor {
         let [query, key, value] = [self.query.forward(x), self.key.forward(seen), self.value.forward(seen)]
@@ -246,10 +297,11 @@ impl RmsNorm {
 }
 
 impl RelativePositions {
-    /// `[1, heads, S, K]`.
+    /// Those of the last `length` of `seen` positions: `[1, heads, length, seen]`.
     fn scores(&self, length: i64, seen: i64) -> Tensor {
         let options = (Kind::Int64, self.weight.device());
-        let distance = Tensor::arange(seen, options).unsqueeze(0) - Tensor::arange(length, options).unsqueeze(1);
+        let own = Tensor::arange_start(seen - length, seen, options).unsqueeze(1);
+        let distance = Tensor::arange(seen, options).unsqueeze(0) - own;
         let buckets = self.bucket(&distance);
         Tensor::embedding(&self.weight, &buckets, -1, false, false).permute([2, 0, 1]).unsqueeze(0)
     }

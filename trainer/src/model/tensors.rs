@@ -136,6 +136,20 @@ pub fn declare<M>(build: impl FnOnce(&Scope<'_>) -> Result<M, TrainerError>) -> 
     Ok(specs.into_inner())
 }
 
+/// A tensor of a shape that holds one number only.
+fn stand_in(shape: &[i64]) -> Tensor {
+    Tensor::zeros(&[] as &[i64], (Kind::Float, Device::Cpu)).expand(shape, false)
+}
+
+/// The rows of several tensors as one. Of stand-ins, a stand-in.
+pub(crate) fn cat_rows(parts: &[&Tensor]) -> Tensor {
+    if parts.iter().any(|part| part.stride().iter().any(|step| *step != 0)) {
+        return Tensor::cat(parts, 0);
+    }
+    let rows = parts.iter().map(|part| part.size()[0]).sum();
+    stand_in(&[&[rows], &parts[0].size()[1..]].concat())
+}
+
 impl Scope<'_> {
     /// The scope called `name` inside this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
@@ -155,7 +169,7 @@ impl Scope<'_> {
     pub fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor, TrainerError> {
         let weight = self.master(name, shape, init)?;
         Ok(match self.compute {
-            Some(kind) if kind != weight.kind() => weight.to_kind(kind),
+            Some(kind) if kind != weight.kind() && matches!(self.source, Source::Given(_)) => weight.to_kind(kind),
             _ => weight,
         })
     }
@@ -169,8 +183,7 @@ impl Scope<'_> {
         match self.source {
             Source::Declared(specs) => {
                 specs.borrow_mut().push(Spec { name, shape: shape.to_vec(), init });
-                // A stand-in of the right shape that holds one number.
-                Ok(Tensor::zeros(&[] as &[i64], (Kind::Float, Device::Cpu)).expand(shape, false))
+                Ok(stand_in(shape))
             }
             Source::Given(tensors) => {
                 let found = tensors.get(&name);

@@ -1,5 +1,8 @@
 //! Reading the reference's fixtures, and comparing with them.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
+#![allow(dead_code, reason = "every test file uses a part")]
+
+pub mod language_models;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,18 +44,27 @@ impl Fixture {
 
     /// A file of parameters or gradients, under public names.
     pub fn public(&self, file: &str) -> Tensors {
-        let lavis = self.tensors(file);
-        let mut public = Tensors::default();
-        for (name, tensor) in lavis.iter() {
-            if let Some((joined, value)) = joined_bias(name) {
-                let value = lavis.get(&value).unwrap();
-                public.insert(joined, Tensor::cat(&[tensor, &tensor.zeros_like(), value], 0));
-            } else if let Some(name) = lavis_to_hf(name) {
-                public.insert(name, tensor.shallow_clone());
-            }
-        }
-        public
+        public(&self.tensors(file))
     }
+
+    /// A file of an image encoder alone, whose names have no beginning, under public names.
+    pub fn public_tower(&self, file: &str) -> Tensors {
+        let named = |(name, tensor): (&str, &Tensor)| (format!("visual_encoder.{name}"), tensor.shallow_clone());
+        public(&self.tensors(file).iter().map(named).collect())
+    }
+}
+
+fn public(lavis: &Tensors) -> Tensors {
+    let mut public = Tensors::default();
+    for (name, tensor) in lavis.iter() {
+        if let Some((joined, value)) = joined_bias(name) {
+            let value = lavis.get(&value).unwrap();
+            public.insert(joined, Tensor::cat(&[tensor, &tensor.zeros_like(), value], 0));
+        } else if let Some(name) = lavis_to_hf(name) {
+            public.insert(name, tensor.shallow_clone());
+        }
+    }
+    public
 }
 
 /// The tiny preset with the sizes of a fixture's `config.json`, in f32 and without dropout, and with what else a stage
@@ -79,6 +91,20 @@ pub fn run_of(config: &Value, more: &[(&str, String)]) -> Run {
     ];
     let overrides = Overrides::new(pairs.iter().chain(more).map(|(key, value)| format!("{key}={value}")));
     configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &overrides).unwrap()
+}
+
+/// The tiny preset with the sizes of a fixture of stage 1, in f32.
+pub fn stage1_run_of(config: &Value) -> Run {
+    let qformer = &config["qformer"];
+    run_of(
+        config,
+        &[
+            ("model.qformer.max_positions", qformer["max_position_embeddings"].to_string()),
+            ("model.qformer.vocab_size", qformer["vocab_size"].to_string()),
+            ("model.qformer.projection_dim", config["embed_dim"].to_string()),
+            ("model.qformer.max_text_tokens", config["max_txt_len"].to_string()),
+        ],
+    )
 }
 
 /// What the frozen tower makes of images.
