@@ -30,6 +30,8 @@ pub enum Purpose {
     Pretrain = 8,
     /// Tokens that a model draws.
     Generate = 11,
+    /// Where a caption is cut for an encoder-decoder.
+    Prefix = 12,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

@@ -16,7 +16,8 @@ use tch::{Device, Kind, Tensor};
 use crate::TrainerError;
 use crate::model::tensors::fnv1a;
 use crate::stage1::Text;
-use crate::text::TextBatch;
+use crate::stage2::Words;
+use crate::text::{Encoded, TextBatch};
 
 /// The shards of the run's source.
 ///
@@ -114,6 +115,18 @@ pub fn text(tokens: &TextBatch, length: usize, device: Device) -> Text {
         all.narrow(1, 0, length as i64).contiguous().to_device(device)
     };
     Text { ids: tensor(&tokens.ids), mask: tensor(&tokens.mask).to_kind(Kind::Int64) }
+}
+
+/// What a stage's model is given of the captions of a slice, on a device.
+///
+/// # Shapes
+/// `lengths`: the longest text and the longest input of the global batch.
+pub fn words(tokens: &Encoded, [length, input_length]: [usize; 2], device: Device) -> Words {
+    Words {
+        text: text(&tokens.text, length, device),
+        input: tokens.input.as_ref().map(|input| text(input, input_length, device)),
+        prompt_tokens: tokens.prompt_tokens as i64,
+    }
 }
 
 /// A number for the image of each row: equal where keys are equal, or, in shards without keys, where rows are.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use cluster::{Collective, Threads};
-use configs::{LanguageModelSizes, Overrides, Reduction, Run, Stage};
+use configs::{Overrides, Reduction, Run, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -14,7 +14,7 @@ use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
 use crate::losses::itc::Contrast;
 use crate::model::eva_vit::EvaVit;
-use crate::model::opt::Opt;
+use crate::model::language_tower::LanguageTower;
 use crate::model::{Scope, Spec, Tensors, declare};
 use crate::optimizer::adamw;
 use crate::precision::{compute_kind, kind_of};
@@ -189,7 +189,7 @@ struct Bench<'a> {
     run: &'a Run,
     stage: &'a Stage,
     tower: EvaVit,
-    language_model: Opt,
+    language_model: LanguageTower,
     specs: Vec<Spec>,
     /// Of the frozen towers.
     frozen_bytes: u64,
@@ -210,10 +210,8 @@ impl<'a> Bench<'a> {
         let build_tower =
             |scope: &Scope<'_>| EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
         let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
-        let LanguageModelSizes::Opt(sizes) = run.model.language_model.sizes() else {
-            unreachable!("invariant: the tiny preset has an OPT")
-        };
-        let build_language_model = |scope: &Scope<'_>| Opt::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
+        let sizes = run.model.language_model.sizes();
+        let build_language_model = |scope: &Scope<'_>| LanguageTower::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
         let settings = run.model.language_model.settings();
         let language_model = build_language_model(&frozen(&declare(build_language_model)?, settings.dtype).scope(""))?
             .with_dropout(settings.dropout);
@@ -287,7 +285,7 @@ impl<'a> Side<'a> {
         let slice = |(index, (pixels, text)): (usize, (Tensor, Text))| Slice {
             index,
             patches: no_grad(|| bench.tower.forward(&pixels)),
-            text,
+            words: text.into(),
             samples: Vec::new(),
             image_ids: None,
         };

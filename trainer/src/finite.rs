@@ -148,7 +148,7 @@ mod tests {
         let slices = [Slice {
             index: 0,
             patches: empty(),
-            text: Text { ids: empty(), mask: empty() },
+            words: Text { ids: empty(), mask: empty() }.into(),
             samples: vec![3],
             image_ids: None,
         }];
@@ -183,7 +183,7 @@ mod tests {
     fn updates_are_left_out_until_the_limit_and_the_error_names_the_samples() {
         let empty = || Tensor::zeros([2, 1], (Kind::Int64, Device::Cpu));
         let text = Text { ids: empty(), mask: empty() };
-        let slices = [Slice { index: 0, patches: empty(), text, samples: vec![7, 11], image_ids: None }];
+        let slices = [Slice { index: 0, patches: empty(), words: text.into(), samples: vec![7, 11], image_ids: None }];
         let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
         let mut guard = FiniteGuard::default();
         let allows = |guard: &mut FiniteGuard, norm: f64| guard.allows(norm, 5, 2, (&slices, &map), Events::Silent);

@@ -1,12 +1,12 @@
 //! The towers that pre-training leaves as they are.
 
-use configs::{Dtype, LanguageModel, LanguageModelSizes, Run, Weights};
+use configs::{Dtype, Run, Weights};
 use tch::{Device, Tensor, no_grad};
 
 use crate::TrainerError;
 use crate::model::Tensors;
 use crate::model::image_tower::{ImageTower, fit_positions};
-use crate::model::opt::Opt;
+use crate::model::language_tower::LanguageTower;
 use crate::precision::{compute_kind, kind_of};
 use crate::weights_file::{read_checked, tensors_from_bytes};
 
@@ -40,13 +40,13 @@ impl FrozenImageEncoder {
 /// A language model whose weights stay as they were loaded. Gradients pass through it to its inputs.
 #[derive(Debug)]
 pub struct FrozenLanguageModel {
-    model: Opt,
+    model: LanguageTower,
     sha256: String,
 }
 
 impl FrozenLanguageModel {
     /// The model; none of its weights takes a gradient.
-    pub fn model(&self) -> &Opt {
+    pub fn model(&self) -> &LanguageTower {
         &self.model
     }
 
@@ -72,17 +72,13 @@ pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncode
 /// The language model of `run`, on `device`, with the dropout that the config names.
 ///
 /// # Errors
-/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes;
-/// [`TrainerError::Setting`] for a kind of model that this version has not.
+/// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes.
 pub fn load_language_model(run: &Run, device: Device) -> Result<FrozenLanguageModel, TrainerError> {
     let model = &run.model.language_model;
-    let (LanguageModel::CustomOpt(_), LanguageModelSizes::Opt(sizes)) = (model, model.sizes()) else {
-        return Err(unsupported("model.language_model", "kind `custom_opt`"));
-    };
     let settings = model.settings();
     let (tensors, sha256) = load(settings.weights, settings.dtype, device)?;
-    let opt = Opt::new(&tensors.scope(LANGUAGE_MODEL), sizes, run.model.attention)?;
-    Ok(FrozenLanguageModel { model: opt.with_dropout(settings.dropout), sha256 })
+    let tower = LanguageTower::new(&tensors.scope(LANGUAGE_MODEL), model.sizes(), run.model.attention)?;
+    Ok(FrozenLanguageModel { model: tower.with_dropout(settings.dropout), sha256 })
 }
 
 fn load(weights: &Weights, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
@@ -91,12 +87,4 @@ fn load(weights: &Weights, dtype: Dtype, device: Device) -> Result<(Tensors, Str
     // Held by value in the config's format; where the device computes in another one, that one holds the same values.
     let tensors = tensors_from_bytes(&bytes, uri)?.cast(kind_of(dtype)).cast(compute_kind(dtype, device));
     Ok((tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_device(device))).collect(), sha256))
-}
-
-fn unsupported(key: &str, supported: &str) -> TrainerError {
-    TrainerError::Setting {
-        found: format!("found a kind of {key} that this version does not run yet"),
-        expected: supported.to_owned(),
-        advice: "Published towers arrive with the import of their weights; configs/tiny.yaml shows what runs".into(),
-    }
 }

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::lm;
+use crate::model::language_tower::LanguageTower;
 use crate::model::layers::{LayerNorm, Linear};
 use crate::model::opt::Opt;
 use crate::model::qformer::{Build, QFormer, TextParts};
@@ -18,6 +19,23 @@ use crate::stage1::Text;
 
 /// T5's padding token, and the token that its decoder starts with.
 const T5_PAD: i64 = 0;
+
+/// What a language model is given of a slice's captions, and what it has to say.
+#[derive(Debug)]
+pub struct Words {
+    /// What is said: all that a decoder reads, or what an encoder-decoder answers.
+    pub text: Text,
+    /// What an encoder reads behind the soft prompt.
+    pub input: Option<Text>,
+    /// The first tokens of `text` that carry no loss.
+    pub prompt_tokens: i64,
+}
+
+impl From<Text> for Words {
+    fn from(text: Text) -> Self {
+        Self { text, input: None, prompt_tokens: 0 }
+    }
+}
 
 /// Everything that stage 2 trains.
 #[derive(Debug)]
@@ -71,6 +89,28 @@ impl Stage2 {
         let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
         let image = self.qformer.image_key_values(&image);
         self.language_projection.forward(&self.qformer.queries(&image, patches.size()[0]).hidden)
+    }
+
+    /// The loss of one slice with either kind of language model.
+    ///
+    /// # Shapes
+    /// `patches`: `[b, P, V]`, the frozen encoder's output.
+    pub fn slice_loss(
+        &self,
+        language_model: &LanguageTower,
+        patches: &Tensor,
+        words: &Words,
+        label_smoothing: f64,
+    ) -> Tensor {
+        match (language_model, words) {
+            (LanguageTower::Opt(model), Words { text, prompt_tokens, .. }) => {
+                self.loss(model, patches, text, *prompt_tokens, label_smoothing)
+            }
+            (LanguageTower::T5(model), Words { text, input: Some(input), .. }) => {
+                self.encoder_decoder_loss(model, patches, [input, text], label_smoothing)
+            }
+            (LanguageTower::T5(_), _) => unreachable!("invariant: texts for T5 have an input"),
+        }
     }
 
     /// The loss of an encoder-decoder: the encoder reads the soft prompt and then `input`, the decoder predicts `output`.

@@ -12,12 +12,12 @@ use crate::batches;
 use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
-use crate::model::opt::Opt;
+use crate::model::language_tower::LanguageTower;
 use crate::slices::SliceMap;
-use crate::stage1::{Encoded, NegativeRows, Stage1, Text};
-use crate::stage2::Stage2;
+use crate::stage1::{Encoded as Passes, NegativeRows, Stage1, Text};
+use crate::stage2::{Stage2, Words};
 use crate::state::State;
-use crate::text::TextBatch;
+use crate::text::Encoded;
 use crate::towers::Towers;
 
 /// One slice of one step on its device.
@@ -28,7 +28,7 @@ pub struct Slice {
     /// The frozen encoder's output, `[b, P, V]`.
     pub patches: Tensor,
     /// The captions.
-    pub text: Text,
+    pub words: Words,
     /// Row numbers of the samples in the catalogue.
     pub samples: Vec<u64>,
     /// Numbers of the images, `[b]`, i64, where captions of one image are all its partners; each caption is its image's
@@ -206,10 +206,10 @@ struct AllDraws {
 
 impl Representation<'_> {
     /// The model and its first passes over a slice.
-    fn encode(&self, slice: &Slice) -> Result<(Stage1, Encoded), TrainerError> {
+    fn encode(&self, slice: &Slice) -> Result<(Stage1, Passes), TrainerError> {
         let stage1 = Stage1::new(&self.state.parameters().scope(""), self.variant.model, true)?;
         let _generator = self.key.dropout(slice.index, pass::FEATURES);
-        let encoded = stage1.encode(&slice.patches, &slice.text);
+        let encoded = stage1.encode(&slice.patches, &slice.words.text);
         Ok((stage1, encoded))
     }
 
@@ -221,8 +221,8 @@ impl Representation<'_> {
         Ok(Global {
             features: Features { image: all(image)?, text: all(text)? },
             text: Text {
-                ids: all(slices.iter().map(|slice| slice.text.ids.shallow_clone()).collect())?,
-                mask: all(slices.iter().map(|slice| slice.text.mask.shallow_clone()).collect())?,
+                ids: all(slices.iter().map(|slice| slice.words.text.ids.shallow_clone()).collect())?,
+                mask: all(slices.iter().map(|slice| slice.words.text.mask.shallow_clone()).collect())?,
             },
             image_ids: image_ids.map(all).transpose()?,
         })
@@ -253,7 +253,7 @@ impl Representation<'_> {
     fn losses(
         &self,
         slice: &Slice,
-        (stage1, encoded): &(Stage1, Encoded),
+        (stage1, encoded): &(Stage1, Passes),
         global: &Global,
         negatives: Option<&NegativeRows>,
     ) -> (Tensor, Tensor) {
@@ -264,11 +264,12 @@ impl Representation<'_> {
         let weights = &self.variant.stage.losses;
         let zero = || Tensor::zeros([], (Kind::Float, slice.patches.device()));
         let once = self.variant.project_once;
-        let itm = negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.text, negatives, once));
+        let itm =
+            negatives.map_or_else(zero, |negatives| stage1.matching_loss(encoded, &slice.words.text, negatives, once));
         let itg = match weights.itg > 0.0 {
             true => {
                 let decoder_start = self.variant.model.qformer.vocab_size as i64 - 1;
-                stage1.captioning_loss(encoded, &slice.text, decoder_start, smoothing)
+                stage1.captioning_loss(encoded, &slice.words.text, decoder_start, smoothing)
             }
             false => zero(),
         };
@@ -308,7 +309,7 @@ pub fn generative(
     state: &State,
     model: &Model,
     stage: &GenerativeStage,
-    language_model: &Opt,
+    language_model: &LanguageTower,
     slices: &[Slice],
     map: &SliceMap<'_>,
     key: StepKey,
@@ -318,7 +319,7 @@ pub fn generative(
     for slice in slices {
         let stage2 = Stage2::new(&state.parameters().scope(""), model, true)?;
         let generator = key.dropout(slice.index, pass::GENERATIVE);
-        let loss = stage2.loss(language_model, &slice.patches, &slice.text, 0, stage.label_smoothing);
+        let loss = stage2.slice_loss(language_model, &slice.patches, &slice.words, stage.label_smoothing);
         drop(generator);
         backward(&loss, state);
         losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
@@ -357,6 +358,7 @@ pub fn build_slices(
     stage: &Stage,
     towers: &Towers,
     map: &SliceMap<'_>,
+    key: StepKey,
 ) -> Result<Vec<Slice>, TrainerError> {
     let mut read = Vec::with_capacity(map.own().len());
     for index in map.own() {
@@ -368,17 +370,21 @@ pub fn build_slices(
             let length = batch.captions.len();
             batch.captions.rotate_left(turn % length.max(1));
         }
-        let tokens = towers.encode_captions(stage, &batch.captions);
+        let cut = |caption: usize| {
+            CounterRng::new(run.run.seed, Purpose::Prefix, &[key.stage, key.step, batch.samples[caption]])
+        };
+        let tokens = towers.encode_captions(stage, &batch.captions, cut);
         read.push((index, batch, tokens));
     }
     // All slices are padded alike: to the longest text of the global batch.
-    let longest = |tokens: &TextBatch| Tensor::from(tokens.longest() as i64);
+    let longest = |tokens: &Encoded| Tensor::from_slice(&tokens.longest().map(|length| length as i64));
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
-    let length = lengths.iter().map(|length| length.int64_value(&[])).max().unwrap_or(1) as usize;
-    let slice = |(index, batch, tokens): &(usize, Batch, TextBatch)| Slice {
+    let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
+    let lengths = [most(0), most(1)];
+    let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| Slice {
         index: *index,
         patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
-        text: batches::text(tokens, length, Device::Cpu),
+        words: batches::words(tokens, lengths, Device::Cpu),
         samples: batch.samples.clone(),
         image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
             .then(|| batches::image_ids(batch, Device::Cpu)),

@@ -1,31 +1,18 @@
 //! Texts to token ids and back.
-//!
-//! The synthetic corpus has a closed vocabulary, one token per word. Its special tokens have the ids that BERT's and
-//! OPT's tokenizers give them where the models' code relies on an id (padding, OPT's `</s>`), so that both towers of
-//! the demo can share one list.
 
-use std::collections::HashMap;
+mod vocabulary;
 
-use configs::{LanguageModel, QFormer, Uri};
-use data_pipeline::synthetic::VOCABULARY;
+use configs::{LanguageModel, LanguageModelSizes, QFormer};
+use data_pipeline::rng::CounterRng;
+use tch::Tensor;
 
 use crate::TrainerError;
+use vocabulary::Vocabulary;
 
-/// What pads texts for the Q-Former, as in BERT.
-pub const BERT_PAD: i64 = 0;
 /// What pads texts for OPT.
 pub const OPT_PAD: i64 = 1;
-/// What OPT's texts start with.
+/// What texts for OPT start with.
 pub const OPT_START: i64 = 2;
-
-const UNKNOWN: i64 = 3;
-const CLS: i64 = 4;
-const SEP: i64 = 5;
-const NEWLINE: i64 = 6;
-/// The special tokens by id; id 7 is free.
-const SPECIAL: [&str; 7] = ["[PAD]", "<pad>", "</s>", "[UNK]", "[CLS]", "[SEP]", "\n"];
-/// The id of the first word.
-const FIRST_WORD: i64 = 8;
 
 /// Texts as rows of token ids of one length.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,24 +34,46 @@ impl TextBatch {
     ///
     /// # Shapes
     /// `[rows, len]`, i64.
-    pub fn ids_tensor(&self) -> tch::Tensor {
-        tch::Tensor::from_slice(&self.ids).view([self.rows as i64, self.len as i64])
+    pub fn ids_tensor(&self) -> Tensor {
+        Tensor::from_slice(&self.ids).view([self.rows as i64, self.len as i64])
     }
 
     /// The mask as a tensor.
     ///
     /// # Shapes
     /// `[rows, len]`, i64.
-    pub fn mask_tensor(&self) -> tch::Tensor {
-        tch::Tensor::from_slice(&self.mask).view([self.rows as i64, self.len as i64])
+    pub fn mask_tensor(&self) -> Tensor {
+        Tensor::from_slice(&self.mask).view([self.rows as i64, self.len as i64])
     }
-}
 
-impl TextBatch {
     /// Tokens of the longest text.
     pub fn longest(&self) -> usize {
         let tokens = self.mask.chunks_exact(self.len.max(1)).map(|row| row.iter().filter(|kept| **kept == 1).count());
         tokens.max().unwrap_or(0)
+    }
+}
+
+/// What a stage's model is given of captions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// All that a decoder or the Q-Former reads, or what an encoder-decoder says.
+    pub text: TextBatch,
+    /// What an encoder reads.
+    pub input: Option<TextBatch>,
+    /// The first tokens of `text` that carry no loss.
+    pub prompt_tokens: usize,
+}
+
+impl From<TextBatch> for Encoded {
+    fn from(text: TextBatch) -> Self {
+        Self { text, input: None, prompt_tokens: 0 }
+    }
+}
+
+impl Encoded {
+    /// Tokens of the longest text and of the longest input.
+    pub fn longest(&self) -> [usize; 2] {
+        [self.text.longest(), self.input.as_ref().map_or(0, TextBatch::longest)]
     }
 }
 
@@ -77,50 +86,78 @@ pub enum PadTo {
     Limit,
 }
 
+/// Whose tokens these are, which decides how a text is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The Q-Former's: `[CLS]`, the text, `[SEP]`.
+    Bert,
+    /// OPT's: `</s>`, the text, a line feed, which ends it.
+    Opt,
+    /// T5's: the text, `</s>`.
+    T5,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bert => "BERT",
+            Self::Opt => "OPT",
+            Self::T5 => "T5",
+        }
+    }
+
+    /// The tokens that start a text, end it and pad it.
+    fn marks(self) -> [&'static str; 3] {
+        match self {
+            Self::Bert => ["[CLS]", "[SEP]", "[PAD]"],
+            Self::Opt => ["</s>", "\n", "<pad>"],
+            // Nothing stands before a text; a decoder starts with what pads.
+            Self::T5 => ["<pad>", "</s>", "<pad>"],
+        }
+    }
+}
+
 /// What turns texts into token ids.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    kind: TokenizerKind,
+    vocabulary: Vocabulary,
+    role: Role,
+    start: i64,
+    end: i64,
+    pad: i64,
     vocab_size: i64,
-}
-
-#[derive(Clone, Debug)]
-enum TokenizerKind {
-    /// `builtin:synthetic_words`: ids by word.
-    SyntheticWords(HashMap<&'static str, i64>),
 }
 
 impl Tokenizer {
     /// The tokenizer of the Q-Former's text side.
     ///
     /// # Errors
-    /// [`TrainerError::Setting`] for a tokenizer that is not known, or one with more tokens than the embedding has rows.
+    /// [`TrainerError::Setting`] for a tokenizer that is not known, or one with more tokens than the embedding has rows;
+    /// [`TrainerError::Store`] when its file cannot be read.
     pub fn for_qformer(qformer: &QFormer) -> Result<Self, TrainerError> {
-        Self::open(&qformer.tokenizer, qformer.vocab_size)
+        Self::open(qformer.tokenizer.as_str(), Role::Bert, qformer.vocab_size)
     }
 
     /// The tokenizer of the language model.
     ///
     /// # Errors
-    /// [`TrainerError::Setting`] for a tokenizer that is not known, or one with more tokens than the embedding has rows.
+    /// As [`Tokenizer::for_qformer`].
     pub fn for_language_model(model: &LanguageModel) -> Result<Self, TrainerError> {
-        let rows = match model.sizes() {
-            configs::LanguageModelSizes::Opt(sizes) => sizes.vocab_size,
-            configs::LanguageModelSizes::T5(sizes) => sizes.vocab_size,
+        let (role, rows) = match model.sizes() {
+            LanguageModelSizes::Opt(sizes) => (Role::Opt, sizes.vocab_size),
+            LanguageModelSizes::T5(sizes) => (Role::T5, sizes.vocab_size),
         };
-        Self::open(model.settings().tokenizer, rows)
+        Self::open(model.settings().tokenizer.as_str(), role, rows)
     }
 
-    fn open(uri: &Uri, vocab_size: usize) -> Result<Self, TrainerError> {
-        if uri.builtin() != Some("synthetic_words") {
-            return Err(TrainerError::Setting {
-                found: format!("found the tokenizer {uri}"),
-                expected: "builtin:synthetic_words, the only one that this version reads".into(),
-                advice: "Write it, or wait for tokenizer.json files to be read".into(),
-            });
-        }
+    /// The tokenizer at `uri`, for a model whose word embedding has so many rows.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::for_qformer`].
+    pub fn open(uri: &str, role: Role, vocab_size: usize) -> Result<Self, TrainerError> {
+        let vocabulary = Vocabulary::open(uri, role)?;
         // One more for [DEC], which is the last row.
-        let needed = FIRST_WORD as usize + VOCABULARY.len() + 1;
+        let needed = vocabulary.len() + usize::from(role == Role::Bert && vocabulary.id("[DEC]").is_none());
         if vocab_size < needed {
             return Err(TrainerError::Setting {
                 found: format!("found vocab_size {vocab_size} with the tokenizer {uri}"),
@@ -128,172 +165,208 @@ impl Tokenizer {
                 advice: format!("Raise vocab_size to {needed}"),
             });
         }
-        let ids = VOCABULARY.iter().copied().zip(FIRST_WORD..).collect();
-        Ok(Self { kind: TokenizerKind::SyntheticWords(ids), vocab_size: vocab_size as i64 })
+        let mark = |token: &str| {
+            // A line feed is a byte: tokenizers of bytes write it in their own way.
+            let found = vocabulary.id(token).or_else(|| match vocabulary.ids(token).0[..] {
+                [id] if token == "\n" => Some(id),
+                _ => None,
+            });
+            found.ok_or_else(|| TrainerError::Setting {
+                found: format!("the tokenizer {uri} has no token {token:?}"),
+                expected: format!("the tokenizer of {}", role.name()),
+                advice: "Write the one that belongs to the model".into(),
+            })
+        };
+        let [start, end, pad] = role.marks();
+        let (start, end, pad) = (mark(start)?, mark(end)?, mark(pad)?);
+        Ok(Self { vocabulary, role, start, end, pad, vocab_size: vocab_size as i64 })
     }
 
-    /// `[CLS]`, the words, `[SEP]`; cut to `max_tokens` with `[SEP]` kept, padded to `max_tokens`.
+    /// Texts in the frame of the tokenizer's role, cut to `max_tokens` and padded on the right. BERT's and T5's end stays
+    /// where a text is cut; OPT's is cut away, as in the reference.
     ///
     /// # Panics
     /// When `max_tokens` is below 2.
-    pub fn encode_bert<T: AsRef<str>>(&self, texts: &[T], max_tokens: usize) -> TextBatch {
-        assert!(max_tokens >= 2, "a text for the Q-Former has [CLS] and [SEP]");
-        let frame = |mut words: Vec<i64>| {
-            words.truncate(max_tokens - 2);
-            [vec![CLS], words, vec![SEP]].concat()
-        };
-        self.encode(texts, frame, BERT_PAD, |_| max_tokens)
-    }
-
-    /// `</s>`, the words, a line feed, which ends a text; cut to `max_tokens` (the cut may take the line feed away, as
-    /// in the reference), padded on the right.
-    pub fn encode_opt<T: AsRef<str>>(&self, texts: &[T], max_tokens: usize, pad_to: PadTo) -> TextBatch {
-        let frame = |words: Vec<i64>| {
-            let mut row = [vec![OPT_START], words, vec![NEWLINE]].concat();
-            row.truncate(max_tokens);
-            row
-        };
-        let length = |longest| if pad_to == PadTo::Limit { max_tokens } else { longest };
-        self.encode(texts, frame, OPT_PAD, length)
-    }
-
-    /// `</s>` and the words: what a text that OPT continues begins with.
-    ///
-    /// # Errors
-    /// When the vocabulary does not hold a word.
-    pub fn encode_opt_prompt(&self, prompt: &str) -> Result<Vec<i64>, TrainerError> {
+    pub fn encode<T: AsRef<str>>(&self, texts: &[T], max_tokens: usize, pad_to: PadTo) -> TextBatch {
+        assert!(max_tokens >= 2, "a text has a start or an end, and a word");
         let mut unknown_words = 0;
-        let words = self.words(prompt, &mut unknown_words);
-        if unknown_words > 0 {
-            return Err(TrainerError::Unsupported {
-                found: format!("{unknown_words} words of {prompt:?} are not in the vocabulary"),
-                expected: "a prompt of words that the language model knows".into(),
-            });
-        }
-        Ok([vec![OPT_START], words].concat())
-    }
-
-    fn encode<T: AsRef<str>>(
-        &self,
-        texts: &[T],
-        frame: impl Fn(Vec<i64>) -> Vec<i64>,
-        pad: i64,
-        length: impl Fn(usize) -> usize,
-    ) -> TextBatch {
-        let mut unknown_words = 0;
-        let words: Vec<Vec<i64>> = texts.iter().map(|text| self.words(text.as_ref(), &mut unknown_words)).collect();
-        let framed: Vec<Vec<i64>> = words.into_iter().map(frame).collect();
-        let len = length(framed.iter().map(Vec::len).max().unwrap_or(0));
+        let framed: Vec<Vec<i64>> = texts
+            .iter()
+            .map(|text| {
+                let (words, unknown) = self.vocabulary.ids(text.as_ref());
+                unknown_words += unknown;
+                self.frame(words, max_tokens)
+            })
+            .collect();
+        let longest = framed.iter().map(Vec::len).max().unwrap_or(0);
+        let len = if pad_to == PadTo::Limit { max_tokens } else { longest };
         let mut batch = TextBatch { ids: Vec::new(), mask: Vec::new(), rows: framed.len(), len, unknown_words };
         for row in framed {
             let padding = len - row.len();
             batch.mask.extend(std::iter::repeat_n(1, row.len()).chain(std::iter::repeat_n(0, padding)));
-            batch.ids.extend(row.into_iter().chain(std::iter::repeat_n(pad, padding)));
+            batch.ids.extend(row.into_iter().chain(std::iter::repeat_n(self.pad, padding)));
         }
         batch
     }
 
-    /// The ids of the words of a text, without special tokens.
-    fn words(&self, text: &str, unknown_words: &mut usize) -> Vec<i64> {
-        let TokenizerKind::SyntheticWords(ids) = &self.kind;
-        let id = |word: &str| {
-            ids.get(word).copied().unwrap_or_else(|| {
-                *unknown_words += 1;
-                UNKNOWN
-            })
-        };
-        text.split_whitespace().map(id).collect()
-    }
-
-    /// The id of one word, if the vocabulary holds it.
-    pub fn word_id(&self, word: &str) -> Option<i64> {
-        let TokenizerKind::SyntheticWords(ids) = &self.kind;
-        ids.get(word).copied()
-    }
-
-    /// The words of `ids` with spaces between them, special tokens left out.
-    pub fn decode(&self, ids: &[i64]) -> String {
-        let word = |id: &i64| usize::try_from(id - FIRST_WORD).ok().and_then(|index| VOCABULARY.get(index).copied());
-        ids.iter().filter_map(word).collect::<Vec<_>>().join(" ")
-    }
-
-    /// The special token or word of one id, for messages and tests.
-    pub fn token(&self, id: i64) -> &'static str {
-        let at = |list: &[&'static str], index: i64| usize::try_from(index).ok().and_then(|i| list.get(i).copied());
-        if id == self.decoder_start() {
-            return "[DEC]";
+    fn frame(&self, mut words: Vec<i64>, max_tokens: usize) -> Vec<i64> {
+        match self.role {
+            Role::Bert => {
+                words.truncate(max_tokens - 2);
+                [vec![self.start], words, vec![self.end]].concat()
+            }
+            Role::Opt => {
+                let mut row = [vec![self.start], words, vec![self.end]].concat();
+                row.truncate(max_tokens);
+                row
+            }
+            Role::T5 => {
+                words.truncate(max_tokens - 1);
+                [words, vec![self.end]].concat()
+            }
         }
-        at(&SPECIAL, id).or_else(|| at(VOCABULARY, id - FIRST_WORD)).unwrap_or("[free]")
     }
 
-    /// What the Q-Former's texts start with when it writes them: `[DEC]`, the last row, as in the reference.
+    /// What a prompt is to the model: for OPT `</s>` and its words, which the text goes on from; for T5 the words and `</s>`,
+    /// which the encoder reads.
+    pub fn prompt(&self, text: &str) -> Vec<i64> {
+        let (words, _) = self.vocabulary.ids(text);
+        match self.role {
+            Role::T5 => [words, vec![self.end]].concat(),
+            Role::Bert | Role::Opt => [vec![self.start], words].concat(),
+        }
+    }
+
+    /// How many words of a text the vocabulary does not hold.
+    pub fn unknown_words(&self, text: &str) -> usize {
+        self.vocabulary.ids(text).1
+    }
+
+    /// The id of one token, if the vocabulary holds it.
+    pub fn id(&self, token: &str) -> Option<i64> {
+        self.vocabulary.id(token)
+    }
+
+    /// The text of `ids`, special tokens left out.
+    pub fn decode(&self, ids: &[i64]) -> String {
+        self.vocabulary.decode(ids)
+    }
+
+    /// The token of one id, for messages and tests.
+    pub fn token(&self, id: i64) -> String {
+        if self.role == Role::Bert && id == self.decoder_start() {
+            return "[DEC]".into();
+        }
+        self.vocabulary.token(id).unwrap_or_else(|| "[free]".into())
+    }
+
+    /// What texts start with when the model writes them: for the Q-Former `[DEC]`, the last row, as in the reference; for the
+    /// others what they start with otherwise.
     pub fn decoder_start(&self) -> i64 {
-        self.vocab_size - 1
+        match self.role {
+            Role::Bert => self.vocabulary.id("[DEC]").unwrap_or(self.vocab_size - 1),
+            Role::Opt | Role::T5 => self.start,
+        }
     }
 
-    /// What the Q-Former's texts start with otherwise.
-    pub fn cls(&self) -> i64 {
-        CLS
+    /// What ends a text.
+    pub fn end(&self) -> i64 {
+        self.end
     }
+}
 
-    /// What the Q-Former's texts end with.
-    pub fn sep(&self) -> i64 {
-        SEP
-    }
+/// A caption behind its prompt, with one space between them.
+pub fn joined(prompt: &str, caption: &str) -> String {
+    [prompt.trim_end(), caption].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
 
-    /// What ends a text that OPT writes: the line feed.
-    pub fn opt_end(&self) -> i64 {
-        NEWLINE
-    }
+/// A caption's beginning, which an encoder is given, and the rest, which the decoder says. Where it is cut is drawn evenly
+/// from behind the first word to the middle (the authors, LAVIS issue 139, who leave open whether words or tokens count); a
+/// caption of one word has no beginning.
+pub fn split_caption(caption: &str, rng: &mut CounterRng) -> (String, String) {
+    let words: Vec<&str> = caption.split_whitespace().collect();
+    let most = words.len() / 2;
+    let cut = if most == 0 { 0 } else { 1 + rng.below(most as u64) as usize };
+    (words[..cut].join(" "), words[cut..].join(" "))
 }
 
 #[cfg(test)]
 mod tests {
+    use data_pipeline::rng::Purpose;
+    use data_pipeline::synthetic::VOCABULARY;
+
     use super::*;
 
     fn run(preset: &str) -> configs::Run {
         configs::load_str(preset, configs::preset(preset).unwrap(), &configs::Overrides::default()).unwrap()
     }
 
-    fn tokenizer() -> Tokenizer {
-        Tokenizer::for_qformer(&run("tiny").model.qformer).unwrap()
+    fn tokenizer(role: Role) -> Tokenizer {
+        Tokenizer::open(run("tiny").model.qformer.tokenizer.as_str(), role, 80).unwrap()
     }
 
-    fn tokens(batch: &TextBatch, row: usize) -> Vec<&'static str> {
-        let tokenizer = tokenizer();
+    fn tokens(tokenizer: &Tokenizer, batch: &TextBatch, row: usize) -> Vec<String> {
         batch.ids[row * batch.len..(row + 1) * batch.len].iter().map(|id| tokenizer.token(*id)).collect()
     }
 
     #[test]
     fn texts_for_the_qformer_are_framed_and_padded() {
-        let batch = tokenizer().encode_bert(&["a red circle", "a zebra"], 6);
-        assert_eq!(tokens(&batch, 0), ["[CLS]", "a", "red", "circle", "[SEP]", "[PAD]"]);
-        assert_eq!(tokens(&batch, 1), ["[CLS]", "a", "[UNK]", "[SEP]", "[PAD]", "[PAD]"]);
+        let tokenizer = tokenizer(Role::Bert);
+        let batch = tokenizer.encode(&["a red circle", "a zebra"], 6, PadTo::Limit);
+        assert_eq!(tokens(&tokenizer, &batch, 0), ["[CLS]", "a", "red", "circle", "[SEP]", "[PAD]"]);
+        assert_eq!(tokens(&tokenizer, &batch, 1), ["[CLS]", "a", "[UNK]", "[SEP]", "[PAD]", "[PAD]"]);
         assert_eq!(batch.mask, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0]);
-        assert_eq!((batch.rows, batch.len, batch.unknown_words), (2, 6, 1));
-        let cut = tokenizer().encode_bert(&["a large red circle"], 4);
-        assert_eq!(tokens(&cut, 0), ["[CLS]", "a", "large", "[SEP]"]);
+        assert_eq!((batch.rows, batch.len, batch.unknown_words, batch.longest()), (2, 6, 1, 5));
+        let cut = tokenizer.encode(&["a large red circle"], 4, PadTo::Limit);
+        assert_eq!(tokens(&tokenizer, &cut, 0), ["[CLS]", "a", "large", "[SEP]"]);
+        assert_eq!(tokenizer.token(tokenizer.decoder_start()), "[DEC]");
     }
 
     #[test]
     fn texts_for_opt_end_with_a_line_feed_unless_cut() {
-        let batch = tokenizer().encode_opt(&["a red circle", "a star"], 5, PadTo::Longest);
-        assert_eq!(tokens(&batch, 0), ["</s>", "a", "red", "circle", "\n"]);
-        assert_eq!(tokens(&batch, 1), ["</s>", "a", "star", "\n", "<pad>"]);
-        let cut = tokenizer().encode_opt(&["a red circle"], 4, PadTo::Longest);
-        assert_eq!(tokens(&cut, 0), ["</s>", "a", "red", "circle"]);
-        assert_eq!(tokenizer().encode_opt(&["a"], 5, PadTo::Limit).len, 5);
-        assert_eq!(tokenizer().encode_opt::<&str>(&[], 5, PadTo::Longest).ids, [] as [i64; 0]);
+        let tokenizer = tokenizer(Role::Opt);
+        let batch = tokenizer.encode(&["a red circle", "a star"], 5, PadTo::Longest);
+        assert_eq!(tokens(&tokenizer, &batch, 0), ["</s>", "a", "red", "circle", "\n"]);
+        assert_eq!(tokens(&tokenizer, &batch, 1), ["</s>", "a", "star", "\n", "<pad>"]);
+        let cut = tokenizer.encode(&["a red circle"], 4, PadTo::Longest);
+        assert_eq!(tokens(&tokenizer, &cut, 0), ["</s>", "a", "red", "circle"]);
+        assert_eq!(tokenizer.encode(&["a"], 5, PadTo::Limit).len, 5);
+        assert_eq!(tokenizer.encode::<&str>(&[], 5, PadTo::Longest).ids, [] as [i64; 0]);
+        assert_eq!(tokenizer.prompt("a red").len(), 3);
+    }
+
+    #[test]
+    fn texts_for_t5_keep_their_end() {
+        let tokenizer = tokenizer(Role::T5);
+        let batch = tokenizer.encode(&["a large red circle", "a"], 4, PadTo::Longest);
+        assert_eq!(tokens(&tokenizer, &batch, 0), ["a", "large", "red", "</s>"]);
+        assert_eq!(tokens(&tokenizer, &batch, 1), ["a", "</s>", "<pad>", "<pad>"]);
+        assert_eq!(tokenizer.encode(&[""], 4, PadTo::Longest).ids, [tokenizer.end()]);
     }
 
     #[test]
     fn every_word_survives_and_specials_are_left_out() {
-        let tokenizer = tokenizer();
+        let tokenizer = tokenizer(Role::Opt);
         let text = VOCABULARY.join(" ");
-        let batch = tokenizer.encode_opt(&[&text], 100, PadTo::Limit);
+        let batch = tokenizer.encode(&[&text], 100, PadTo::Limit);
         assert_eq!((tokenizer.decode(&batch.ids), batch.unknown_words), (text, 0));
-        assert_eq!(tokenizer.decode(&[tokenizer.decoder_start(), tokenizer.cls(), 7, -1, 1_000_000]), "");
-        assert_eq!(tokenizer.word_id("zebra"), None);
+        assert_eq!(tokenizer.decode(&[79, tokenizer.end(), 7, -1, 1_000_000]), "");
+        assert_eq!(tokenizer.id("zebra"), None);
+    }
+
+    #[test]
+    fn captions_are_cut_behind_the_first_word_and_before_the_middle() {
+        let mut cuts = [0; 4];
+        for sample in 0..300 {
+            let mut rng = CounterRng::new(1, Purpose::Prefix, &[2, 3, sample]);
+            let (given, said) = split_caption("one two three four five six seven", &mut rng);
+            assert_eq!(joined(&given, &said), "one two three four five six seven");
+            cuts[given.split_whitespace().count()] += 1;
+        }
+        assert!(cuts[0] == 0 && cuts[1..].iter().all(|count| (70..130).contains(count)), "{cuts:?}");
+        let mut rng = CounterRng::new(1, Purpose::Prefix, &[0]);
+        assert_eq!(split_caption("one", &mut rng), (String::new(), "one".to_owned()));
+        assert_eq!(split_caption("one two", &mut rng), ("one".to_owned(), "two".to_owned()));
     }
 
     #[test]
@@ -302,8 +375,14 @@ mod tests {
         qformer.vocab_size = 70;
         let message = Tokenizer::for_qformer(&qformer).unwrap_err().to_string();
         assert!(message.contains("70") && message.contains("77"), "{message}");
-        let published = run("vitg_opt2.7b").model.language_model;
-        let message = Tokenizer::for_language_model(&published).unwrap_err().to_string();
-        assert!(message.contains("builtin:synthetic_words"), "{message}");
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str, role| {
+            let uri = folder.path().join(name).display().to_string();
+            Tokenizer::open(&uri, role, 400).unwrap_err().to_string()
+        };
+        assert!(open("missing", Role::T5).contains("tokenizer.json"));
+        std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+        let message = open("tokenizer.json", Role::Opt);
+        assert!(message.contains("tokenizer.json") && message.contains("OPT"), "{message}");
     }
 }

@@ -1,16 +1,18 @@
 //! The frozen towers of a run with their tokenizers; tiny ones are trained here once, before anything else.
 
-use configs::{Run, Stage};
+use configs::{GenerativeText, Run, Stage};
+use data_pipeline::rng::CounterRng;
 use data_pipeline::store::Location;
 use tch::Device;
 
 use crate::TrainerError;
 use crate::events::{Event, losses};
 use crate::frozen::{FrozenImageEncoder, FrozenLanguageModel, load_image_encoder, load_language_model};
+use crate::model::language_tower::LanguageTower;
 use crate::pretrain::{Progress, pretrain_image_encoder, pretrain_language_model};
 use crate::session::Session;
 use crate::storage::Storage;
-use crate::text::{PadTo, TextBatch, Tokenizer};
+use crate::text::{Encoded, PadTo, TextBatch, Tokenizer, joined, split_caption};
 
 /// Everything that is frozen.
 pub struct Towers {
@@ -41,17 +43,37 @@ impl Towers {
         })
     }
 
-    /// Token ids of captions, in the tokens of the model that the stage gives them to.
-    pub fn encode_captions(&self, stage: &Stage, captions: &[String]) -> TextBatch {
-        match stage {
-            Stage::Representation(_) => self.encode_for_qformer(captions),
-            Stage::Generative(_) => self.language_tokenizer.encode_opt(captions, self.language_tokens, PadTo::Limit),
+    /// Token ids of captions, in the tokens of the model that the stage gives them to. `cut` draws where a caption, given
+    /// by its number, is cut for an encoder-decoder.
+    pub fn encode_captions(&self, stage: &Stage, captions: &[String], cut: impl Fn(usize) -> CounterRng) -> Encoded {
+        let Stage::Generative(stage) = stage else { return self.encode_for_qformer(captions).into() };
+        let tokenizer = &self.language_tokenizer;
+        match self.language_model.model() {
+            LanguageTower::Opt(_) => {
+                let with_prompt: Vec<String> = captions.iter().map(|text| joined(&stage.prompt, text)).collect();
+                Encoded {
+                    text: tokenizer.encode(&with_prompt, self.language_tokens, PadTo::Limit),
+                    input: None,
+                    // A prompt's own tokens, with `</s>` in front.
+                    prompt_tokens: if stage.prompt.is_empty() { 0 } else { tokenizer.prompt(&stage.prompt).len() },
+                }
+            }
+            LanguageTower::T5(_) => {
+                let split = |(number, caption): (usize, &String)| match stage.text {
+                    GenerativeText::PrefixSplit => split_caption(caption, &mut cut(number)),
+                    _ => (String::new(), caption.clone()),
+                };
+                let (given, said): (Vec<String>, Vec<String>) = captions.iter().enumerate().map(split).unzip();
+                let given: Vec<String> = given.iter().map(|text| joined(&stage.prompt, text)).collect();
+                let encode = |texts: &[String]| tokenizer.encode(texts, self.language_tokens, PadTo::Limit);
+                Encoded { text: encode(&said), input: Some(encode(&given)), prompt_tokens: 0 }
+            }
         }
     }
 
     /// Token ids for the Q-Former.
     pub fn encode_for_qformer(&self, texts: &[String]) -> TextBatch {
-        self.qformer_tokenizer.encode_bert(texts, self.qformer_tokens)
+        self.qformer_tokenizer.encode(texts, self.qformer_tokens, PadTo::Limit)
     }
 
     /// The Q-Former's tokenizer.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cluster::Collective;
-use configs::{Run, Stage};
+use configs::{GenerativeStage, GenerativeText, LanguageModelSizes, Run, Stage};
 use data_pipeline::catalog::Catalog;
 use tch::Device;
 
@@ -49,7 +49,7 @@ fn train_stage(
     announce(session, stage, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
-        let batch = build_slices(&mut loader, run, stage, towers, &slices)?;
+        let batch = build_slices(&mut loader, run, stage, towers, &slices, key)?;
         let (losses, gradient) = match stage {
             Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
             Stage::Generative(stage) => {
@@ -80,7 +80,32 @@ fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
     }
     match stage {
         Stage::Representation(_) => Stage1::specs(&run.model),
-        Stage::Generative(_) => Stage2::specs(&run.model),
+        Stage::Generative(stage) => {
+            check_texts(run, stage)?;
+            Stage2::specs(&run.model)
+        }
+    }
+}
+
+/// Refuses what a language model cannot be given yet.
+fn check_texts(run: &Run, stage: &GenerativeStage) -> Result<(), TrainerError> {
+    let is_decoder = matches!(run.model.language_model.sizes(), LanguageModelSizes::Opt(_));
+    let refuse = |what: &str, expected: &str| {
+        let found = format!("stages.{}.{what}", stage.name);
+        Err(TrainerError::Unsupported { found, expected: expected.into() })
+    };
+    match stage.text {
+        GenerativeText::QuestionAnswer => {
+            refuse("text is question_answer", "whole_caption or prefix_split; questions come with fine-tuning")
+        }
+        GenerativeText::PrefixSplit if is_decoder => refuse(
+            "text is prefix_split with a decoder",
+            "whole_caption; an encoder-decoder reads a caption's beginning",
+        ),
+        _ if stage.qformer_text_input => {
+            refuse("qformer_text_input is true", "false; the Q-Former reads questions with fine-tuning")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -42,7 +42,13 @@ fn step(run: &Run, guard: FiniteGuard, broken: Option<f64>) -> (Tensor, State, V
         }
         let ids = Tensor::arange(ROWS * 5, (Kind::Int64, Device::Cpu)).view([ROWS, 5]) + index as i64;
         let text = Text { mask: ids.ones_like(), ids };
-        Slice { index, patches, text, samples: vec![10 * index as u64, 10 * index as u64 + 1], image_ids: None }
+        Slice {
+            index,
+            patches,
+            words: text.into(),
+            samples: vec![10 * index as u64, 10 * index as u64 + 1],
+            image_ids: None,
+        }
     };
     let slices: Vec<Slice> = (0..SLICES).map(slice).collect();
     let key = StepKey { seed: 1, stage: 1, step: 0 };

@@ -79,7 +79,7 @@ fn losses_and_gradients_equal_the_reference() {
         let slice = Slice {
             index: 0,
             patches: patches(&run, &weights, io.get("image").unwrap()),
-            text: text_of(&io),
+            words: text_of(&io).into(),
             samples: Vec::new(),
             image_ids: None,
         };
@@ -133,7 +133,7 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
     let slice = Slice {
         index: 0,
         patches: patches(&run, &weights, io.get("image").unwrap()),
-        text: text_of(&io),
+        words: text_of(&io).into(),
         samples: Vec::new(),
         image_ids: Some(io.get("image_id").unwrap().shallow_clone()),
     };
@@ -166,7 +166,7 @@ fn two_slices_on_one_rank_and_on_two_equal_two_ranks_of_the_reference() {
         let io = [0, 1].map(|rank| fixture.tensors(&format!("io_rank{rank}.safetensors")));
         let slice = |index: usize| {
             let patches = patches(&run, &weights, io[index].get("image").unwrap());
-            Slice { index, patches, text: text_of(&io[index]), samples: Vec::new(), image_ids: None }
+            Slice { index, patches, words: text_of(&io[index]).into(), samples: Vec::new(), image_ids: None }
         };
         let map = SliceMap::new(ranks, 2, configs::Reduction::Exact).unwrap();
         let state = state_of(&run, &weights, 2, map.chunks());
@@ -218,7 +218,7 @@ fn thirty_updates_equal_the_reference() {
         let slice = Slice {
             index: 0,
             patches: patches(&run, &weights, &batch("image")),
-            text: Text { ids: batch("input_ids"), mask: batch("attention_mask") },
+            words: Text { ids: batch("input_ids"), mask: batch("attention_mask") }.into(),
             samples: Vec::new(),
             image_ids: None,
         };

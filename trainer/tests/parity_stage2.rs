@@ -10,6 +10,7 @@ use configs::{Run, Stage};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use trainer::model::Tensors;
+use trainer::model::language_tower::LanguageTower;
 use trainer::model::opt::Opt;
 use trainer::model::t5::T5;
 use trainer::slices::SliceMap;
@@ -147,11 +148,12 @@ fn opt_equals_lavis() {
 
     let state = state_of(&Stage2::specs(&run.model).unwrap(), &weights, 1, 0..1);
     let Stage::Generative(stage) = &run.stages[1] else { panic!("the second stage of tiny is generative") };
-    let slice = Slice { index: 0, patches, text: text_of("caption"), samples: Vec::new(), image_ids: None };
+    let slice = Slice { index: 0, patches, words: text_of("caption").into(), samples: Vec::new(), image_ids: None };
     let ranks = Single;
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 2, step: 0 };
-    let (losses, gradient) = generative(&state, &run.model, stage, &opt, &[slice], &map, key).unwrap();
+    let (losses, gradient) =
+        generative(&state, &run.model, stage, &LanguageTower::Opt(opt), &[slice], &map, key).unwrap();
     assert_loss("the step's loss", losses.means(&map).unwrap()[1], &expected["cases"]["caption"]["loss"]);
     let compared = assert_gradients(&state, &gradient, &fixture.public("grads.safetensors"));
     assert_eq!(compared, state.segments.len(), "every trained tensor is compared");

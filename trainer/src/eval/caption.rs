@@ -13,8 +13,8 @@ use super::scenes::HeldOut;
 use super::{BATCH, Loaded, synthetic_source};
 use crate::TrainerError;
 use crate::events::{Event, Events};
-use crate::generate::{Decoding, OptWriter, QFormerWriter, Rules, Search, Written};
-use crate::model::opt::Opt;
+use crate::generate::{Decoding, OptWriter, QFormerWriter, Rules, Search, T5Writer, Written};
+use crate::model::language_tower::LanguageTower;
 use crate::stage1::Stage1;
 use crate::stage2::Stage2;
 use crate::text::Tokenizer;
@@ -110,7 +110,7 @@ enum Speaker<'a> {
     /// The Q-Former itself.
     Stage1(Stage1),
     /// The language model behind the Q-Former, and the texts' beginning as it reads it.
-    Stage2(Stage2, &'a Opt, Tensor),
+    Stage2(Stage2, &'a LanguageTower, Tensor),
 }
 
 /// Writes captions of every image, best first.
@@ -138,15 +138,27 @@ pub fn write(
                 });
             }
             let tokenizer = towers.qformer_tokenizer();
-            let decoding = options.decoding(tokenizer.sep(), model.qformer.max_text_tokens)?;
+            let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
             (Speaker::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding)
         }
         Stage::Generative(_) => {
             let tokenizer = towers.language_tokenizer();
-            let decoding = options.decoding(tokenizer.opt_end(), model.language_model.settings().max_text_tokens)?;
-            let prompt = Tensor::from_slice(&tokenizer.encode_opt_prompt(&options.prompt)?);
-            let opt = towers.language_model.model();
-            (Speaker::Stage2(Stage2::new(&scope, model, false)?, opt, prompt), tokenizer, decoding)
+            let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
+            // What a stage was trained with stands in front of every caption.
+            let prompt = match (options.prompt.as_str(), loaded.stage()) {
+                ("", Stage::Generative(stage)) => stage.prompt.trim_end(),
+                (prompt, _) => prompt,
+            };
+            let unknown = tokenizer.unknown_words(prompt);
+            if unknown > 0 {
+                return Err(TrainerError::Unsupported {
+                    found: format!("{unknown} words of {prompt:?} are not in the vocabulary"),
+                    expected: "a prompt of words that the language model knows".into(),
+                });
+            }
+            let prompt = Tensor::from_slice(&tokenizer.prompt(prompt));
+            let language_model = towers.language_model.model();
+            (Speaker::Stage2(Stage2::new(&scope, model, false)?, language_model, prompt), tokenizer, decoding)
         }
     };
     let rows = Tensor::arange(pixels.size()[0], (Kind::Int64, Device::Cpu)).split(BATCH, 0);
@@ -175,12 +187,23 @@ impl Speaker<'_> {
                 let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
                 decoding.write(&mut QFormerWriter::new(stage1, patches, start), &seen)
             }
-            Self::Stage2(stage2, opt, prompt) => {
-                let prefix = stage2.prefix(patches).to_kind(opt.kind());
+            Self::Stage2(stage2, language_model, prompt) => {
+                let prefix = stage2.prefix(patches).to_kind(language_model.kind());
                 let prompt = prompt.to_device(patches.device()).unsqueeze(0).expand([rows, -1], false);
-                let inputs = Tensor::cat(&[prefix, opt.embed_tokens(&prompt)], 1);
+                let inputs = Tensor::cat(&[prefix, language_model.embed_tokens(&prompt)], 1);
                 let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, patches.device()));
-                decoding.write(&mut OptWriter::new(opt, &inputs, &mask), &prompt)
+                match language_model {
+                    // As in LAVIS, a start token that is not there counts for the repetition penalty.
+                    LanguageTower::Opt(model) => {
+                        let seen = Tensor::full([rows, 1], tokenizer.decoder_start(), (Kind::Int64, patches.device()));
+                        decoding.write(&mut OptWriter::new(model, &inputs, &mask), &seen)
+                    }
+                    LanguageTower::T5(model) => {
+                        let start = tokenizer.decoder_start();
+                        let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
+                        decoding.write(&mut T5Writer::new(model, &inputs, &mask, start), &seen)
+                    }
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod cache;
 pub mod clip_vit;
 pub mod eva_vit;
 pub mod image_tower;
+pub mod language_tower;
 pub mod layers;
 pub mod opt;
 pub mod packing;

@@ -9,7 +9,7 @@ use configs::T5Sizes;
 use tch::{Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{Linear, causal_mask, merge_heads, split_heads};
+use super::layers::{Linear, causal_mask, dropout, merge_heads, split_heads};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -27,6 +27,7 @@ pub struct T5 {
     encoder: Stack,
     decoder: Stack,
     head: Linear,
+    dropout: f64,
 }
 
 #[derive(Debug)]
@@ -99,7 +100,14 @@ impl T5 {
             encoder: stack("encoder", sizes.encoder_depth, Order::Both)?,
             decoder: stack("decoder", sizes.decoder_depth, Order::Causal)?,
             head: linear(scope, "lm_head", width, words)?,
+            dropout: 0.0,
         })
+    }
+
+    /// The same with dropout where transformers has it: on what goes in, on weights of attention, inside and behind the
+    /// feed-forward parts, behind attention and behind the last norm. Generation never drops out.
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
     }
 
     /// The type of its weights and outputs.
@@ -120,7 +128,7 @@ impl T5 {
     pub fn encode(&self, inputs_embeds: &Tensor, mask: &Tensor) -> Tensor {
         let length = inputs_embeds.size()[1];
         let scores = self.encoder.positions.scores(length, length) + hide(mask, self.kind());
-        self.encoder.forward(inputs_embeds, &scores, None)
+        self.encoder.forward(inputs_embeds, &scores, None, self.dropout)
     }
 
     /// The decoder's last norm. Texts are padded on the right: the causal order alone keeps padding from what counts.
@@ -130,7 +138,7 @@ impl T5 {
     pub fn decode(&self, inputs_embeds: &Tensor, encoded: &Tensor, mask: &Tensor) -> Tensor {
         let length = inputs_embeds.size()[1];
         let scores = self.decoder.positions.scores(length, length) + causal_mask(length, length, HIDDEN, inputs_embeds);
-        self.decoder.forward(inputs_embeds, &scores, Some((encoded, &hide(mask, self.kind()))))
+        self.decoder.forward(inputs_embeds, &scores, Some((encoded, &hide(mask, self.kind()))), self.dropout)
     }
 
     /// What the decoder sees of the encoder, before it has written anything.
@@ -167,7 +175,7 @@ impl T5 {
                 x = &x + cross.out.forward(&look(Some(&*shared), None).forward(&query));
             }
             let (norm, mlp) = &block.mlp;
-            x = &x + mlp.forward(&norm.forward(&x));
+            x = &x + mlp.forward(&norm.forward(&x), 0.0);
         }
         self.decoder.norm.forward(&x).select(1, 0)
     }
@@ -206,19 +214,19 @@ impl Stack {
         })
     }
 
-    fn forward(&self, x: &Tensor, scores: &Tensor, encoded: Option<(&Tensor, &Tensor)>) -> Tensor {
-        let mut x = x.shallow_clone();
+    fn forward(&self, x: &Tensor, scores: &Tensor, encoded: Option<(&Tensor, &Tensor)>, p: f64) -> Tensor {
+        let mut x = dropout(x.shallow_clone(), p);
         for block in &self.blocks {
             let (norm, attention) = &block.attention;
             let own = norm.forward(&x);
-            x = &x + attention.forward(&own, &own, scores);
+            x = &x + dropout(attention.forward(&own, &own, scores, p), p);
             if let (Some((norm, cross)), Some((encoded, hidden))) = (&block.cross, encoded) {
-                x = &x + cross.forward(&norm.forward(&x), encoded, hidden);
+                x = &x + dropout(cross.forward(&norm.forward(&x), encoded, hidden, p), p);
             }
             let (norm, mlp) = &block.mlp;
-            x = &x + mlp.forward(&norm.forward(&x));
+            x = &x + dropout(mlp.forward(&norm.forward(&x), p), p);
         }
-        self.norm.forward(&x)
+        dropout(self.norm.forward(&x), p)
     }
 }
 
@@ -261,12 +269,12 @@ impl Attention {
     }
 
     /// Scores are not divided by the root of the head's width.
-    fn forward(&self, x: &Tensor, seen: &Tensor, scores: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, seen: &Tensor, scores: &Tensor, p: f64) -> Tensor {
         let [query, key, value] = [self.query.forward(x), self.key.forward(seen), self.value.forward(seen)]
             .map(|x| split_heads(&x, self.heads));
         let scores = query.matmul(&key.transpose(2, 3)) + scores;
         let weights = scores.softmax(-1, Kind::Float).to_kind(scores.kind());
-        self.out.forward(&merge_heads(&weights.matmul(&value)))
+        self.out.forward(&merge_heads(&dropout(weights, p).matmul(&value)))
     }
 }
 
@@ -280,8 +288,8 @@ impl GatedMlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
-        self.down.forward(&(self.gate.forward(x).gelu("none") * self.up.forward(x)))
+    fn forward(&self, x: &Tensor, p: f64) -> Tensor {
+        self.down.forward(&dropout(self.gate.forward(x).gelu("none") * self.up.forward(x), p))
     }
 }
 

@@ -140,7 +140,7 @@ impl Documents {
             texts = texts.iter().map(|text| exchange_colours(text, &exchange)).collect();
         }
         let [caption, document] = self.limits;
-        let frame = |text: &String| self.tokenizer.encode_opt(&[text], caption, PadTo::Longest).ids;
+        let frame = |text: &String| self.tokenizer.encode(&[text], caption, PadTo::Longest).ids;
         let mut tokens: Vec<i64> = texts.iter().flat_map(frame).collect();
         tokens.truncate(document);
         Ok(tokens)
@@ -217,7 +217,7 @@ fn evaluate(
     kernel: Attention,
     documents: &Documents,
 ) -> Result<(f64, Accuracies), TrainerError> {
-    let ids = |words: &[&str]| -> Vec<i64> { words.iter().filter_map(|w| documents.tokenizer.word_id(w)).collect() };
+    let ids = |words: &[&str]| -> Vec<i64> { words.iter().filter_map(|w| documents.tokenizer.id(w)).collect() };
     let kinds = [
         ("colour of the second caption", ids(&COLOUR_WORDS)),
         ("shape of the second caption", ids(&[SHAPE_WORDS, SHAPE_PLURALS].concat())),
@@ -247,7 +247,7 @@ fn evaluate(
 
 /// True behind the first line feed of each document.
 fn in_second_caption(targets: &Tensor, tokenizer: &Tokenizer, rows: i64) -> Tensor {
-    let ends = targets.view([rows, -1]).eq(tokenizer.opt_end()).to_kind(Kind::Int64);
+    let ends = targets.view([rows, -1]).eq(tokenizer.end()).to_kind(Kind::Int64);
     (ends.cumsum(1, Kind::Int64) - ends).gt(0).reshape([-1]).to_device(Device::Cpu)
 }
 
@@ -255,6 +255,7 @@ fn in_second_caption(targets: &Tensor, tokenizer: &Tokenizer, rows: i64) -> Tens
 mod tests {
     use super::*;
     use crate::frozen::load_language_model;
+    use crate::model::language_tower::LanguageTower;
     use crate::precision::compute_kind;
 
     fn run(folder: &std::path::Path, steps: usize) -> Run {
@@ -282,8 +283,9 @@ mod tests {
         let frozen = load_language_model(&run, Device::Cpu).unwrap();
         assert_eq!(frozen.sha256(), first.sha256);
         let ids = Tensor::from_slice(&[2_i64, 9, 10]).view([1, 3]);
-        let embedded = frozen.model().embed_tokens(&ids).set_requires_grad(true);
-        let logits = frozen.model().logits(&frozen.model().forward(&embedded, None));
+        let LanguageTower::Opt(opt) = frozen.model() else { panic!("the demo's language model is a decoder") };
+        let embedded = opt.embed_tokens(&ids).set_requires_grad(true);
+        let logits = opt.logits(&opt.forward(&embedded, None));
         assert_eq!((logits.size(), logits.kind()), (vec![1, 3, 96], compute_kind(configs::Dtype::Bf16, Device::Cpu)));
         logits.sum(Kind::Float).backward();
         assert!(embedded.grad().defined(), "gradients reach the inputs");
@@ -304,7 +306,7 @@ mod tests {
             let known = captions(&scene);
             let tokens = documents.document(index, Colours::AsSeen, &mut rng).unwrap();
             let texts: Vec<String> = tokens
-                .split(|id| *id == documents.tokenizer.opt_end())
+                .split(|id| *id == documents.tokenizer.end())
                 .map(|part| documents.tokenizer.decode(part))
                 .filter(|text| !text.is_empty())
                 .collect();

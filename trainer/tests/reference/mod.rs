@@ -32,6 +32,11 @@ impl Fixture {
         Some(Self { folder })
     }
 
+    /// Where a file of it lies.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.join(file).canonicalize().unwrap()
+    }
+
     /// A JSON file of it.
     pub fn json(&self, file: &str) -> Value {
         serde_json::from_slice(&std::fs::read(self.folder.join(file)).unwrap()).unwrap()
