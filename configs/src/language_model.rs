@@ -122,6 +122,10 @@ section! {
         pub head_dim: usize => Rule::within(1.0, 1024.0),
         /// Width of the hidden layer of the gated feed-forward part.
         pub mlp_dim: usize => Rule::within(1.0, 1048576.0),
+        /// Buckets of relative positions.
+        pub position_buckets: usize = 32 => Rule::within(4.0, 4096.0),
+        /// Distance from which on all positions share a bucket.
+        pub max_distance: usize = 128 => Rule::within(4.0, 65536.0),
         /// How the demo trains the model before it is frozen; null if the weights exist.
         pub pretrain: Option<TowerPretraining> = None,
     }
@@ -296,8 +300,8 @@ impl LanguageModel {
                 heads: model.heads,
                 head_dim: model.head_dim,
                 mlp_dim: model.mlp_dim,
-                position_buckets: 32,
-                max_distance: 128,
+                position_buckets: model.position_buckets,
+                max_distance: model.max_distance,
             }),
         }
     }

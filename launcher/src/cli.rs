@@ -1,6 +1,7 @@
 //! The command line. Commands appear here when they work.
 
 mod ranks;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
+pub use weights::{ExportArgs, ImportArgs, InspectWeightsArgs, ModelArgs, VerifyWeightsArgs, WeightsCommand};
 
 /// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
 #[derive(Debug, Parser)]
@@ -31,6 +33,9 @@ pub enum Command {
     Eval(EvalCommand),
     /// Describe images with a checkpoint.
     Caption(CaptionArgs),
+    /// Bring weights in, and what was trained out.
+    #[command(subcommand)]
+    Weights(WeightsCommand),
     /// Write a run's report: one HTML file with scores, samples and curves.
     Report(ReportArgs),
     /// Check a run's configuration, or print it with every value resolved.

@@ -63,7 +63,11 @@ impl Evaluation<'_> {
 }
 
 /// Runs `blip2-rank` alone on all cores, and takes the result from what it reports.
-fn one_rank(arguments: Vec<String>, programs: &Programs, interrupts: &Interrupts) -> anyhow::Result<(Value, Outcome)> {
+pub(crate) fn one_rank(
+    arguments: Vec<String>,
+    programs: &Programs,
+    interrupts: &Interrupts,
+) -> anyhow::Result<(Value, Outcome)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan::local(programs, 1, cores, arguments)?;
     let mut outcome = Job { plan: &plan, interrupts, hold: None, next: NEXT }.run()?;
@@ -101,7 +105,7 @@ pub fn caption(args: &CaptionArgs, programs: &Programs) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn answer(result: &Value, json: bool) -> anyhow::Result<()> {
+pub(crate) fn answer(result: &Value, json: bool) -> anyhow::Result<()> {
     match tables::of(result) {
         Some(table) if !json => {
             print!("{table}");

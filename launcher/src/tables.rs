@@ -10,6 +10,9 @@ pub fn of(result: &Value) -> Option<String> {
         "retrieval" => Some(retrieval(result)),
         "caption" => Some(caption(result)),
         "describe" => descriptions(result),
+        "weights_inspect" => Some(tensors(result)),
+        "weights_verify" => Some(differences(result)),
+        "weights_import" | "weights_export" => Some(files(result)),
         _ => None,
     }
 }
@@ -57,9 +60,76 @@ fn caption(result: &Value) -> String {
 fn descriptions(result: &Value) -> Option<String> {
     let mut table = String::new();
     for row in result["images"].as_array()? {
-        let _ = writeln!(table, "{}: {}", row["image"].as_str()?, row["caption"].as_str()?);
+        for caption in row["captions"].as_array()? {
+            let _ = writeln!(table, "{}: {}", row["image"].as_str()?, caption.as_str()?);
+        }
     }
     Some(table)
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn tensors(result: &Value) -> String {
+    let mut table = String::new();
+    for tensor in list(&result["tensors"]) {
+        let _ = writeln!(table, "  {:<90} {:<5} {}", text(&tensor["name"]), text(&tensor["dtype"]), tensor["shape"]);
+    }
+    let (tensors, files) = (list(&result["tensors"]).count(), list(&result["files"]).count());
+    let family = result["family"].as_str().unwrap_or("names of no known family");
+    let _ = writeln!(table, "{family}: {} parameters, {tensors} tensors, {files} files", result["parameters"]);
+    table
+}
+
+fn differences(result: &Value) -> String {
+    let mut table = format!("{}: {}\n", text(&result["uri"]), text(&result["family"]));
+    for (part, found) in result["parts"].as_object().into_iter().flatten() {
+        let of = |kind: &str| list(&found[kind]);
+        let _ = writeln!(
+            table,
+            "  {part}: {} missing, {} extra, {} re-shaped",
+            of("missing").count(),
+            of("extra").count(),
+            of("reshaped").count()
+        );
+        for name in of("missing") {
+            let _ = writeln!(table, "    missing: {}", text(name));
+        }
+        for name in of("extra") {
+            let _ = writeln!(table, "    extra: {}", text(name));
+        }
+        for one in of("reshaped") {
+            let (found, expected) = (&one["found"], &one["expected"]);
+            let _ = writeln!(table, "    re-shaped: {} is {found}, expected {expected}", text(&one["name"]));
+        }
+    }
+    for name in list(&result["unknown"]) {
+        let _ = writeln!(table, "  unknown: {}", text(name));
+    }
+    table
+}
+
+fn files(result: &Value) -> String {
+    let mut table = String::new();
+    for (part, file) in result["parts"].as_object().into_iter().flatten() {
+        let (tensors, uri) = (&file["tensors"], text(&file["uri"]));
+        let _ = writeln!(table, "  {part}: {tensors} tensors in {uri}, sha256 {}", text(&file["sha256"]));
+    }
+    for file in list(&result["files"]) {
+        let _ = writeln!(table, "  {}: {} bytes, sha256 {}", text(&file["name"]), file["bytes"], text(&file["sha256"]));
+    }
+    for (reason, count) in result["left_out"].as_object().into_iter().flatten() {
+        let _ = writeln!(table, "  left out: {count} tensors, each of which {reason}");
+    }
+    for name in list(&result["left_out"]) {
+        let _ = writeln!(table, "  left out: {}", text(name));
+    }
+    table
 }
 
 #[cfg(test)]
@@ -80,7 +150,7 @@ mod tests {
                 .unwrap();
         assert!(table.contains("31.2       4.1      1250"), "{table}");
         let table =
-            of(&json!({"task": "describe", "images": [{"image": "a.png", "caption": "a red circle"}]})).unwrap();
+            of(&json!({"task": "describe", "images": [{"image": "a.png", "captions": ["a red circle"]}]})).unwrap();
         assert_eq!(table, "a.png: a red circle\n");
         assert_eq!(of(&json!({"task": "other"})), None);
     }

@@ -26,7 +26,16 @@ pub fn stderr(output: &Output) -> String {
 
 /// The Python of the test peers, which `make test-all` sets up; `None`, said aloud, in other tiers.
 pub fn peers_python(test: &str) -> Option<PathBuf> {
-    let python = checkout().join(".deps/python-test/bin/python");
+    python_of("test", test)
+}
+
+/// A Python with torch and transformers, or none and a line in the log.
+pub fn transformers_python(test: &str) -> Option<PathBuf> {
+    python_of("bench", test)
+}
+
+fn python_of(kind: &str, test: &str) -> Option<PathBuf> {
+    let python = checkout().join(format!(".deps/python-{kind}/bin/python"));
     if std::env::var("BLIP2_TIER").is_ok_and(|tier| tier == "all") && python.exists() {
         return Some(python);
     }

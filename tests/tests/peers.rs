@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use integration_tests::blip2::{blip2, peers_python, stderr};
+use integration_tests::blip2::{blip2, peers_python, stderr, transformers_python};
 use integration_tests::programs::{built, checkout};
 
 #[test]
@@ -126,4 +126,36 @@ fn a_run_goes_to_s3_and_reads_the_same() {
         .unwrap();
     assert!(fetched.status.success(), "{}", stderr(&fetched));
     read_run(&python, &folder.path().join("runs/tiny"));
+}
+
+/// Trains a small model, exports it, and lets transformers load it, score texts and write some.
+#[test]
+fn a_trained_model_goes_to_transformers() {
+    let Some(python) = transformers_python("a_trained_model_goes_to_transformers") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    // In f32, and with the one epsilon that Hugging Face has.
+    let more = [
+        "model.image_encoder.dtype=f32".to_owned(),
+        "model.qformer.dtype=f32".to_owned(),
+        "model.qformer.image_norm_eps=1e-6".to_owned(),
+        "model.language_model.dtype=f32".to_owned(),
+        "stages.representation.steps=6".to_owned(),
+        "stages.generative.steps=6".to_owned(),
+        "stages.generative.lr_schedule.warmup_steps=2".to_owned(),
+        format!("run.output={}", place("run")),
+        format!("data.sources[0].uri={}", place("shards")),
+        format!("model.image_encoder.weights.uri={}", place("image_encoder.safetensors")),
+        format!("model.language_model.weights.uri={}", place("language_model.safetensors")),
+    ];
+    let sets: Vec<String> = configs::SMALL.iter().map(|set| (*set).to_owned()).chain(more).collect();
+    let words: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let trained = blip2(&[&["launch", "tiny"], &words[..]].concat());
+    assert!(trained.status.success(), "{}", stderr(&trained));
+    let exported = blip2(&["weights", "export", &place("run"), "--output", &place("exported")]);
+    assert!(exported.status.success(), "{}", stderr(&exported));
+    std::fs::write(place("overrides.json"), serde_json::to_string(&sets).unwrap()).unwrap();
+    let script = checkout().join("tests/peers/hf_round_trip.py");
+    let read = Command::new(python).arg(script).args([place("exported"), place("overrides.json")]).output().unwrap();
+    assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
 }

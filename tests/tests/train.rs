@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{all_output, built, checkout, run_within};
 use safetensors::SafeTensors;
 
 /// What the small run sets besides [`configs::SMALL`].
@@ -137,6 +137,79 @@ fn a_run_is_scored_and_describes_a_picture() {
     fs::write(&picture, bytes.unwrap()).unwrap();
     let said = answer(&["caption", &run, &picture]);
     assert_eq!(said, format!("{picture}: {}\n", example["generated"].as_str().unwrap()));
+    let told = ["--prompt", "a large", "--beams", "4", "--texts", "3", "--max-tokens", "6", "--length-penalty", "-1"];
+    let said = json(&[&["caption", &run, &picture][..], &told, &["--json"]].concat());
+    let texts: Vec<&str> =
+        said["images"][0]["captions"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 3, "{said}");
+    assert!(texts.iter().all(|text| text.split_whitespace().count() <= 6) && texts[0] != texts[1], "{texts:?}");
+    let draw =
+        |seed: &str| answer(&["caption", &run, &picture, "--top-p", "0.9", "--temperature", "2", "--seed", seed]);
+    assert_eq!(draw("1"), draw("1"));
+    // The checkpoint of stage 1 speaks, too, through the Q-Former itself.
+    let stage1 = last_checkpoints(&shared.join("one"))[&1].display().to_string();
+    assert!(answer(&["caption", &stage1, &picture]).starts_with(&picture));
+    let wrong = Command::new(built("blip2")).args(["caption", &run, &picture, "--prompt", "a zebra"]).output().unwrap();
+    assert!(all_output(&wrong).contains("1 words of \"a zebra\" are not in the vocabulary"), "{}", all_output(&wrong));
+}
+
+/// The small run with the language model of a fixture, an encoder-decoder, which is given a caption's beginning.
+fn with_t5(folder: &Path) -> PathBuf {
+    let fixture = checkout().join("tests/fixtures/hf_blip2_t5");
+    let weights = fs::read(fixture.join("weights.safetensors")).unwrap();
+    let weights = SafeTensors::deserialize(&weights).unwrap();
+    let kept = weights.tensors().into_iter().filter(|(name, _)| name.starts_with("language_model."));
+    let file = folder.join("t5.safetensors");
+    safetensors::serialize_to_file(kept.collect::<Vec<_>>(), None, &file).unwrap();
+    let given: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("config.json")).unwrap()).unwrap();
+    let sizes = &given["text_config"];
+    let mut show = Command::new(built("blip2"));
+    show.args(["config", "show", "tiny", "--json"]);
+    for set in configs::SMALL.iter().chain(SCHEDULE) {
+        show.args(["--set", set]);
+    }
+    let shown = show.output().unwrap();
+    let mut run: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    run["model"]["language_model"] = serde_json::json!({
+        "kind": "custom_t5", "weights": { "uri": file, "sha256": null }, "tokenizer": "builtin:synthetic_words", "dtype": "f32",
+        "dropout": 0.1, "recompute": false, "max_text_tokens": 24, "vocab_size": sizes["vocab_size"],
+        "hidden_dim": sizes["d_model"], "encoder_depth": sizes["num_layers"], "decoder_depth": sizes["num_decoder_layers"],
+        "heads": sizes["num_heads"], "head_dim": sizes["d_kv"], "mlp_dim": sizes["d_ff"],
+        "position_buckets": sizes["relative_attention_num_buckets"],
+        "max_distance": sizes["relative_attention_max_distance"], "pretrain": null,
+    });
+    run["stages"][1]["text"] = "prefix_split".into();
+    let path = folder.join("t5.yaml");
+    fs::write(&path, serde_json::to_string_pretty(&run).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn one_and_two_ranks_train_the_same_bits_through_t5() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_t5(folder.path());
+    let run = |name: &str, ranks: usize| {
+        let output = folder.path().join(name);
+        let mut command = Command::new(built("blip2"));
+        command.args(["launch", &config.display().to_string(), "--ranks", &ranks.to_string()]);
+        let places = [
+            format!("run.output={}", output.display()),
+            format!("data.sources[0].uri={}", folder.path().join("shards").display()),
+            format!("model.image_encoder.weights.uri={}", folder.path().join("image_encoder.safetensors").display()),
+        ];
+        for set in &places {
+            command.args(["--set", set]);
+        }
+        let done = run_within(300, &command);
+        assert!(done.status.success(), "{}", all_output(&done));
+        (trained(&output), output)
+    };
+    let ((one, output), (two, _)) = (run("one", 1), run("two", 2));
+    assert_same("two ranks", &two, &one);
+    let picture = checkout().join("tests/fixtures/preprocess/gradient.jpg").display().to_string();
+    let words = ["caption", &output.display().to_string(), &picture, "--beams", "3", "--min-tokens", "2"];
+    let said = Command::new(built("blip2")).args(words).output().unwrap();
+    assert!(said.status.success() && all_output(&said).contains(&picture), "{}", all_output(&said));
 }
 
 /// Who is killed.

@@ -21,6 +21,7 @@ pub mod finite;
 pub mod frozen;
 pub mod generate;
 pub mod generator;
+mod hub;
 pub mod libraries;
 pub mod losses;
 mod memory;
@@ -45,6 +46,7 @@ pub mod text;
 pub mod towers;
 pub mod train;
 pub mod weight_names;
+pub mod weights;
 pub mod weights_file;
 
 pub use error::TrainerError;

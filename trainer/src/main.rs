@@ -49,6 +49,9 @@ enum Command {
     Eval(EvalCommand),
     /// Describe images.
     Caption(CaptionArguments),
+    /// Read, check and write weights.
+    #[command(subcommand)]
+    Weights(WeightsCommand),
     /// Time training steps of a model of middling size, with random weights and inputs.
     BenchStep(BenchStepArguments),
 }
@@ -164,6 +167,76 @@ struct TrainArguments {
     progress: ProgressFormat,
 }
 
+/// `blip2-rank weights …`, as `blip2 weights` explains it.
+#[derive(Subcommand)]
+enum WeightsCommand {
+    /// What a file or folder holds.
+    Inspect {
+        /// A file, or a folder of Hugging Face's.
+        uri: String,
+    },
+    /// How it differs from what a config asks for.
+    Verify {
+        /// A file, or a folder of Hugging Face's.
+        uri: String,
+        #[command(flatten)]
+        config: NamedConfig,
+    },
+    /// Write the parts of a config's model that it has.
+    Import {
+        /// A file, or a folder of Hugging Face's.
+        uri: String,
+        #[command(flatten)]
+        config: NamedConfig,
+        /// Where the parts go.
+        #[arg(long)]
+        output: String,
+    },
+    /// Write a checkpoint's model, or imported parts of one, for others.
+    Export {
+        /// A checkpoint, or a folder of parts.
+        uri: String,
+        /// The config of such parts.
+        #[arg(long)]
+        config: Option<String>,
+        /// Override one of its values.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Who is to read it.
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// Where the files go.
+        #[arg(long)]
+        output: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ExportFormat {
+    /// transformers.
+    #[value(name = "hugging_face")]
+    HuggingFace,
+    /// LAVIS.
+    Lavis,
+}
+
+/// A config behind an option.
+#[derive(clap::Args)]
+struct NamedConfig {
+    /// The run's YAML file, or `preset:NAME`.
+    #[arg(long)]
+    config: String,
+    /// Override one value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl NamedConfig {
+    fn load(self) -> Result<configs::Run> {
+        ConfigArguments { config: self.config, set: self.set }.load()
+    }
+}
+
 /// A config with overrides.
 #[derive(clap::Args)]
 struct ConfigArguments {
@@ -257,6 +330,7 @@ impl Job {
             Command::Train(arguments) => self.train(&arguments),
             Command::Eval(command) => evaluate(command),
             Command::Caption(arguments) => caption(&arguments),
+            Command::Weights(command) => weights(command),
             Command::BenchStep(arguments) => bench_step(&arguments, self.ranks.as_ref()),
         }
     }
@@ -375,6 +449,25 @@ fn caption(arguments: &CaptionArguments) -> Result<()> {
         })
         .collect();
     let result = serde_json::json!({ "schema_version": 1, "task": "describe", "images": images });
+    Events::Json.send(&Event::Result { result });
+    Events::Json.send(&Event::Done);
+    Ok(())
+}
+
+fn weights(command: WeightsCommand) -> Result<()> {
+    let result = match command {
+        WeightsCommand::Inspect { uri } => trainer::weights::inspect(&uri)?,
+        WeightsCommand::Verify { uri, config } => trainer::weights::verify(&uri, &config.load()?)?,
+        WeightsCommand::Import { uri, config, output } => trainer::weights::import(&uri, &config.load()?, &output)?,
+        WeightsCommand::Export { uri, config, set, format, output } => {
+            let run = config.map(|config| NamedConfig { config, set }.load()).transpose()?;
+            let format = match format {
+                ExportFormat::HuggingFace => trainer::weights::Format::HuggingFace,
+                ExportFormat::Lavis => trainer::weights::Format::Lavis,
+            };
+            trainer::weights::export(&uri, run.as_ref(), format, &output)?
+        }
+    };
     Events::Json.send(&Event::Result { result });
     Events::Json.send(&Event::Done);
     Ok(())

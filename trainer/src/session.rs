@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use cluster::{Collective, broadcast_text};
-use configs::{Model, Run, Stage};
+use configs::{Model, QFormerInit, Run, Stage, Weights};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
@@ -19,7 +19,7 @@ use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
-use crate::{memory, shim};
+use crate::{memory, shim, weights};
 
 /// A launch, seen from one rank. Only rank 0 writes.
 pub struct Session<'a> {
@@ -129,7 +129,10 @@ impl<'a> Session<'a> {
         device: Device,
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
-        let start = Tensors::random(specs, seed, device);
+        let mut start = Tensors::random(specs, seed, device);
+        if (position.index, position.step) == (1, 0) {
+            self.start_with_files(&mut start)?;
+        }
         let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, device);
         state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, device));
         if let Some(writer) = &mut self.writer {
@@ -142,6 +145,7 @@ impl<'a> Session<'a> {
         }
         let before = match (position.index, &self.run.model.start_from) {
             (1, None) => None,
+            (1, Some(weights)) if is_file(weights) => None,
             (1, Some(weights)) => Some(crate::checkpoint::open_checkpoint(weights.uri.as_str())?),
             (index, _) => self.shared_checkpoint(Some(index - 1))?,
         };
@@ -151,6 +155,26 @@ impl<'a> Session<'a> {
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)
+    }
+
+    /// Puts the values of a BERT, and those of a file of trained weights, in place of random ones.
+    fn start_with_files(&self, random: &mut Tensors) -> Result<(), TrainerError> {
+        let model = &self.run.model;
+        let bert = if let QFormerInit::Bert(bert) = &model.qformer.init { Some(bert) } else { None };
+        for source in [bert, model.start_from.as_ref().filter(|weights| is_file(weights))].into_iter().flatten() {
+            let given = weights::load(source.uri.as_str(), weights::Part::QFormer)?;
+            let mut taken = 0;
+            for (name, given) in given.iter() {
+                let Some(old) = random.get(name) else { continue };
+                let value = weights::started(old, &given.to_kind(tch::Kind::Float)).ok_or_else(|| {
+                    TrainerError::WeightShape { name: name.to_owned(), found: given.size(), expected: old.size() }
+                })?;
+                random.insert(name, value.to_device(old.device()));
+                taken += 1;
+            }
+            self.events.message(format!("{taken} of {} tensors start from {}", random.len(), source.uri));
+        }
+        Ok(())
     }
 
     /// The newest checkpoint (of a stage), chosen by rank 0 and read by every rank.
@@ -241,6 +265,11 @@ impl<'a> Session<'a> {
         self.events.send(&Event::Checkpoint { stage, step: at.step, uri: committed.uri });
         Ok(())
     }
+}
+
+/// Whether these are trained weights by themselves, and no checkpoint.
+fn is_file(weights: &Weights) -> bool {
+    weights.uri.as_str().ends_with(".safetensors")
 }
 
 /// What a step came to.

@@ -3,6 +3,8 @@
 #[cfg(test)]
 pub(crate) mod faulty_store;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use data_pipeline::error::DataError;
 use data_pipeline::store::Location;
@@ -24,6 +26,35 @@ pub(crate) enum Created {
     Written,
     /// An object of this name exists.
     Taken,
+}
+
+/// An object that is being written.
+pub(crate) struct Upload<'s> {
+    storage: &'s Storage,
+    place: Location,
+    parts: WriteMultipart,
+}
+
+impl Upload<'_> {
+    /// Adds bytes behind the others.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.storage
+            .runtime
+            .block_on(async {
+                for piece in bytes.chunks(PART as usize) {
+                    self.parts.wait_for_capacity(AT_ONCE).await?;
+                    self.parts.write(piece);
+                }
+                Ok(())
+            })
+            .map_err(|source| self.place.error("write", source).into())
+    }
+
+    /// Makes the object appear.
+    pub(crate) fn finish(self) -> Result<()> {
+        let Self { storage, place, parts } = self;
+        storage.runtime.block_on(parts.finish()).map(drop).map_err(|source| place.error("write", source).into())
+    }
 }
 
 /// The folder of a run. Blocks: not for use inside an asynchronous task.
@@ -68,8 +99,15 @@ impl Storage {
 
     /// An object of known size, fetched in parts.
     pub(crate) fn read_large(&self, name: &str, size: u64) -> Result<Vec<u8>> {
+        self.read_range(name, 0..size)
+    }
+
+    /// Some bytes of an object that has them, fetched in parts.
+    pub(crate) fn read_range(&self, name: &str, bytes: Range<u64>) -> Result<Vec<u8>> {
         let place = &self.root.child(name);
-        let ranges = (0..size.div_ceil(PART)).map(|part| part * PART..((part + 1) * PART).min(size));
+        let size = bytes.end.saturating_sub(bytes.start);
+        let part = |part: u64| bytes.start + part * PART..bytes.start + ((part + 1) * PART).min(size);
+        let ranges = (0..size.div_ceil(PART)).map(part);
         self.runtime.block_on(async {
             let mut parts = futures::stream::iter(ranges)
                 .map(|range| async move { place.store.get_range(&place.path, range).await })
@@ -98,6 +136,15 @@ impl Storage {
             parts.finish().await
         });
         written.map(drop).map_err(|source| place.error("write", source).into())
+    }
+
+    /// Begins an object that is written piece by piece: it appears when it is finished, or not at all.
+    pub(crate) fn upload(&self, name: &str) -> Result<Upload<'_>> {
+        let place = self.root.child(name);
+        let upload = self.runtime.block_on(place.store.put_multipart(&place.path));
+        let upload = upload.map_err(|source| place.error("write", source))?;
+        let parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
+        Ok(Upload { storage: self, place, parts })
     }
 
     /// Writes an object only if there is none of this name.

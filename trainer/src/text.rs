@@ -106,13 +106,15 @@ impl Role {
         }
     }
 
-    /// The tokens that start a text, end it and pad it.
-    fn marks(self) -> [&'static str; 3] {
+    /// The tokens that start a text, end it and pad it. Nothing stands before a text of T5, whose decoder starts with what
+    /// pads, its token 0.
+    fn marks(self, vocabulary: &Vocabulary) -> [&'static str; 3] {
         match self {
             Self::Bert => ["[CLS]", "[SEP]", "[PAD]"],
             Self::Opt => ["</s>", "\n", "<pad>"],
-            // Nothing stands before a text; a decoder starts with what pads.
-            Self::T5 => ["<pad>", "</s>", "<pad>"],
+            Self::T5 if vocabulary.id("<pad>") == Some(0) => ["<pad>", "</s>", "<pad>"],
+            // The list of the synthetic corpus, which all roles share.
+            Self::T5 => ["[PAD]", "</s>", "[PAD]"],
         }
     }
 }
@@ -177,7 +179,7 @@ impl Tokenizer {
                 advice: "Write the one that belongs to the model".into(),
             })
         };
-        let [start, end, pad] = role.marks();
+        let [start, end, pad] = role.marks(&vocabulary);
         let (start, end, pad) = (mark(start)?, mark(end)?, mark(pad)?);
         Ok(Self { vocabulary, role, start, end, pad, vocab_size: vocab_size as i64 })
     }
@@ -340,7 +342,8 @@ mod tests {
         let tokenizer = tokenizer(Role::T5);
         let batch = tokenizer.encode(&["a large red circle", "a"], 4, PadTo::Longest);
         assert_eq!(tokens(&tokenizer, &batch, 0), ["a", "large", "red", "</s>"]);
-        assert_eq!(tokens(&tokenizer, &batch, 1), ["a", "</s>", "<pad>", "<pad>"]);
+        assert_eq!(tokens(&tokenizer, &batch, 1), ["a", "</s>", "[PAD]", "[PAD]"]);
+        assert_eq!(tokenizer.decoder_start(), 0);
         assert_eq!(tokenizer.encode(&[""], 4, PadTo::Longest).ids, [tokenizer.end()]);
     }
 

@@ -101,6 +101,31 @@ pub fn joined_bias(name: &str) -> Option<(String, String)> {
     Some((lavis_to_hf(&format!("{layer}.attn.qkv.bias"))?, format!("{layer}.attn.v_bias")))
 }
 
+/// LAVIS' name of a public one; `None` for what it has no name for. The bias of an image encoder's attention keeps one name,
+/// which LAVIS has in parts ([`joined_bias`]); OpenAI's names of CLIP, which LAVIS uses too, lose their beginning only.
+///
+/// ```
+/// let name = trainer::weight_names::public_to_lavis("qformer.encoder.layer.0.attention.attention.key.bias", false);
+/// assert_eq!(name.as_deref(), Some("Qformer.bert.encoder.layer.0.attention.self.key.bias"));
+/// ```
+pub fn public_to_lavis(name: &str, is_t5: bool) -> Option<String> {
+    if let Some((lavis, _)) = NAMES.iter().find(|(_, public)| *public == name) {
+        return Some((*lavis).to_owned());
+    }
+    let is_other_model = |lavis: &str| lavis.starts_with(if is_t5 { "opt_" } else { "t5_" });
+    let start = STARTS.iter().filter(|(lavis, _)| !is_other_model(lavis));
+    let start = start.filter_map(|(lavis, public)| Some(format!("{lavis}{}", name.strip_prefix(public)?))).next();
+    let layer = || {
+        LAYERS.iter().find_map(|(lavis, public, inside)| {
+            let (number, rest) = name.strip_prefix(public)?.split_once('.')?;
+            number.parse::<u32>().ok()?;
+            let renamed = inside.iter().find_map(|(from, to)| Some(format!("{from}{}", rest.strip_prefix(to)?)));
+            Some(format!("{lavis}{number}.{}", renamed?))
+        })
+    };
+    start.or_else(layer).or_else(|| Some(format!("visual_encoder.{}", name.strip_prefix("vision_model.")?)))
+}
+
 /// The tensor whose values a public name repeats: embeddings that are tied to another one. `exists` says which names there
 /// are: FlanT5 has a head of its own.
 ///
@@ -175,6 +200,31 @@ mod tests {
         for (lavis, public) in rows {
             assert_eq!(lavis_to_hf(lavis).as_deref(), Some(public), "{lavis}");
         }
+    }
+
+    #[test]
+    fn public_names_lead_back() {
+        for name in [
+            "vision_model.embeddings.class_embedding",
+            "vision_model.encoder.layers.38.self_attn.projection.bias",
+            "vision_model.post_layernorm.weight",
+            "query_tokens",
+            "qformer.layernorm.bias",
+            "qformer.encoder.layer.11.crossattention.output.LayerNorm.weight",
+            "qformer.encoder.layer.0.output_query.dense.weight",
+            "cls.predictions.transform.LayerNorm.bias",
+            "language_projection.bias",
+            "language_model.shared.weight",
+        ] {
+            for is_t5 in [false, true] {
+                let lavis = public_to_lavis(name, is_t5).unwrap();
+                assert_eq!(lavis_to_hf(&lavis).as_deref(), Some(name), "{lavis}");
+                assert!(!lavis.starts_with(if is_t5 { "opt_" } else { "t5_" }));
+            }
+        }
+        assert_eq!(public_to_lavis("something", false), None);
+        let clip = "vision_model.transformer.resblocks.3.ln_1.weight";
+        assert_eq!(public_to_lavis(clip, false).as_deref(), Some("visual_encoder.transformer.resblocks.3.ln_1.weight"));
     }
 
     #[test]

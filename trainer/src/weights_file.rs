@@ -73,11 +73,11 @@ const KINDS: [(Dtype, Kind); 8] = [
     (Dtype::BOOL, Kind::Bool),
 ];
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
+pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(other, _)| *other == dtype).map(|(_, kind)| *kind)
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
+pub(crate) fn dtype_of(kind: Kind) -> Option<Dtype> {
     KINDS.iter().find(|(_, other)| *other == kind).map(|(dtype, _)| *dtype)
 }
 

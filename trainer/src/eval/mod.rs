@@ -105,6 +105,14 @@ impl Loaded {
     }
 }
 
+/// A checkpoint and the config of its run, without any tower.
+///
+/// # Errors
+/// When one of them is missing or damaged.
+pub fn checkpoint_and_config(checkpoint: &str) -> Result<(Run, Found), TrainerError> {
+    Ok((config_of(checkpoint)?.0, open_checkpoint(checkpoint)?))
+}
+
 /// The config of the run that `checkpoint` is, or that it belongs to: `<run>/stage1/step-…/<epoch>-<nonce>`.
 fn config_of(checkpoint: &str) -> Result<(Run, RunPrefix), TrainerError> {
     let mut place = checkpoint.trim_end_matches('/');

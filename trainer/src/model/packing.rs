@@ -55,8 +55,8 @@ impl Layout {
         let of_words = &words + (words.divide_scalar_mode(most, "floor") + 1) * queries;
         let places = Tensor::cat(&[of_queries, of_words], 0);
         let counted = places.size()[0];
-        let inverse = numbers(0, 1).expand([rows * length], false) - 1;
-        let inverse = inverse.index_copy(0, &places, &numbers(0, counted));
+        let nowhere = Tensor::full([rows * length], -1, (Kind::Int64, mask.device()));
+        let inverse = nowhere.index_copy(0, &places, &numbers(0, counted));
         let spared = |x: &Tensor| Tensor::cat(&[x, &x.narrow(0, 0, 1).expand([spare], false)], 0);
         Self {
             rows,

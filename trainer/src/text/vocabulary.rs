@@ -9,6 +9,7 @@ use tokenizers::{decoders, normalizers, pre_tokenizers};
 
 use super::Role;
 use crate::TrainerError;
+use crate::hub::Hub;
 use crate::weights_file::read_checked;
 
 /// The special tokens of the synthetic corpus by id. Padding and OPT's `</s>` have the ids that the models' code relies on, so
@@ -121,6 +122,19 @@ fn read(uri: &str, role: Role) -> Result<tokenizers::Tokenizer, TrainerError> {
         let (bytes, _) = read_checked(file, None)?;
         tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(file, &error))
     };
+    if let Some(hub) = Hub::of(uri)? {
+        let wanted: &[&str] = match role {
+            Role::Bert => &["tokenizer.json", "vocab.txt"],
+            Role::Opt => &["tokenizer.json", "vocab.json", "merges.txt"],
+            Role::T5 => &["tokenizer.json"],
+        };
+        let mut folder = None;
+        for name in wanted {
+            folder = hub.file(name)?.and_then(|file| file.parent().map(std::path::Path::to_path_buf)).or(folder);
+        }
+        let folder = folder.ok_or_else(|| damaged(uri, &format!("it has none of {}", wanted.join(", "))))?;
+        return read(&folder.display().to_string(), role);
+    }
     if uri.ends_with(".json") {
         return whole(uri);
     }
