@@ -38,6 +38,7 @@ bench: build ## data path and training step against Python peers, alternating; w
 	@$(PYTHON) .setup/setup.py --python .setup/requirements-bench.txt
 	@.deps/python-bench/bin/python tests/peers/bench_data.py --json docs/benchmarks/data-path.json
 	@.deps/python-bench/bin/python tests/peers/bench_step.py --json docs/benchmarks/step.json
+	@.deps/python-bench/bin/python tests/peers/bench_caption.py --json docs/benchmarks/caption.json
 
 demo: build ## both stages on this machine from generated data, with a report in runs/tiny
 	@target/release/blip2 demo

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ANSWERS = os.path.join(HERE, "../../target/release/examples/answers")
+# As `blip2` starts its ranks (launcher/src/ranks/plan.rs).
+MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 def answers(folder, weights, overrides, pixels, ids, **settings):
@@ -19,7 +21,7 @@ def answers(folder, weights, overrides, pixels, ids, **settings):
     path = os.path.join(folder, "settings.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(dict(settings, weights=weights, set=overrides, **files), file)
-    done = subprocess.run([ANSWERS, path], capture_output=True, text=True, check=False)
+    done = subprocess.run([ANSWERS, path], capture_output=True, text=True, check=False, env={**os.environ, **MEMORY})
     if done.returncode != 0:
         sys.exit(f"{ANSWERS} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
     found = load_file(files["output"])

@@ -141,7 +141,11 @@ fn a_trained_model_goes_to_transformers() {
         "model.qformer.image_norm_eps=1e-6".to_owned(),
         "model.language_model.dtype=f32".to_owned(),
         "stages.representation.steps=6".to_owned(),
-        "stages.generative.steps=6".to_owned(),
+        "stages.representation.lr_schedule.warmup_steps=2".to_owned(),
+        // A language model that has read a little, so that texts differ.
+        "model.language_model.pretrain.steps=300".to_owned(),
+        "model.language_model.pretrain.batch=16".to_owned(),
+        "stages.generative.steps=40".to_owned(),
         "stages.generative.lr_schedule.warmup_steps=2".to_owned(),
         format!("run.output={}", place("run")),
         format!("data.sources[0].uri={}", place("shards")),

@@ -164,7 +164,7 @@ fn with_t5(folder: &Path) -> PathBuf {
     let given: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("config.json")).unwrap()).unwrap();
     let sizes = &given["text_config"];
     let mut show = Command::new(built("blip2"));
-    show.args(["config", "show", "tiny", "--json"]);
+    show.args(["config", "show"]).arg(checkout().join("configs/tiny.yaml")).arg("--json");
     for set in configs::SMALL.iter().chain(SCHEDULE) {
         show.args(["--set", set]);
     }

@@ -40,9 +40,8 @@ fn main() -> Result<()> {
     )?;
     let stage2 = Stage2::new(&qformer.scope(""), model, false)?;
     let scope = language_model.scope(LANGUAGE_MODEL);
-    let LanguageTower::Opt(opt) = LanguageTower::new(&scope, model.language_model.sizes(), model.attention)? else {
-        bail!("the language model is no decoder")
-    };
+    let language_model = LanguageTower::new(&scope, model.language_model.sizes(), model.attention)?.for_writing();
+    let LanguageTower::Opt(opt) = language_model else { bail!("the language model is no decoder") };
     let input = Tensor::read_safetensors(text("input")?)?;
     let given = |name: &str| {
         let found = input.iter().find(|(known, _)| known == name);

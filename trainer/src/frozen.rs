@@ -45,6 +45,11 @@ pub struct FrozenLanguageModel {
 }
 
 impl FrozenLanguageModel {
+    /// The same with weights laid out for writing texts.
+    pub fn for_writing(self) -> Self {
+        Self { model: self.model.for_writing(), ..self }
+    }
+
     /// The model; none of its weights takes a gradient.
     pub fn model(&self) -> &LanguageTower {
         &self.model

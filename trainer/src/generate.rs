@@ -135,18 +135,17 @@ impl Decoding {
         texts.into_iter().map(|tokens| vec![Written { tokens, score: 0.0 }]).collect()
     }
 
-    /// Scores after the penalty for repetition and the least length.
+    /// Scores after the penalty for repetition and the least length, which may be changed in place: they are the largest
+    /// tensor of a step.
     ///
     /// # Shapes
     /// `scores`: `[R, W]`, f32; `seen`: `[R, n]`.
     fn adjusted(&self, scores: &Tensor, seen: &Tensor, place: usize) -> Tensor {
         let scores = scores::penalized(scores, seen, self.repetition_penalty);
-        match place < self.min_tokens {
-            true => {
-                scores.index_fill(1, &Tensor::from(self.end).view([1]).to_device(scores.device()), f64::NEG_INFINITY)
-            }
-            false => scores,
+        if place < self.min_tokens {
+            let _ = scores.narrow(1, self.end, 1).fill_(f64::NEG_INFINITY);
         }
+        scores
     }
 }
 

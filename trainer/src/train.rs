@@ -72,6 +72,12 @@ fn train_stage(
 
 /// The weights that a stage trains.
 fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
+    if run.model.language_model.settings().recompute {
+        return Err(TrainerError::Unsupported {
+            found: "model.language_model.recompute is true".into(),
+            expected: "false; activations are kept so far".into(),
+        });
+    }
     if stage.train_image_encoder() {
         return Err(TrainerError::Unsupported {
             found: format!("stages.{}.train_image_encoder is true", stage.name()),

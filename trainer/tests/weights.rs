@@ -1,11 +1,12 @@
 //! Weights in and out: what comes from others leaves as it came, and what is damaged or dangerous is refused.
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
 
 mod reference;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use configs::{CustomT5, LanguageModel, Run};
 use serde_json::json;
@@ -233,4 +234,34 @@ fn a_checkpoint_with_code_is_refused_and_the_code_does_not_run() {
     let text = folder.path().join("text.pth");
     fs::write(&text, "no archive").unwrap();
     assert!(refused(&text).contains("no zip archive"));
+}
+
+/// What `torch.save` writes is read as what it saved.
+#[test]
+fn a_checkpoint_of_pytorch_is_read() {
+    let Some(fixture) = Fixture::open("lavis_stage1") else { return };
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/python-bench/bin/python");
+    if !(std::env::var("BLIP2_TIER").is_ok_and(|tier| tier == "all") && python.exists()) {
+        eprintln!("SKIPPED: a_checkpoint_of_pytorch_is_read: needs PyTorch; run `make test-all`");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (saved, checkpoint) = (fixture.path("weights.safetensors"), folder.path().join("checkpoint.pth"));
+    let program = "import sys, torch, collections, safetensors.torch as s\n\
+        model = collections.OrderedDict(s.load_file(sys.argv[1]))\n\
+        model['shared'] = model['query_tokens'][0, 1:3]\n\
+        model['half'] = torch.nn.Parameter(model['temp'].half())\n\
+        optimizer = {'state': {0: {'exp_avg': torch.ones(3)}}, 'param_groups': [{'lr': 1e-4, 'betas': (0.9, 0.98)}]}\n\
+        torch.save({'model': model, 'optimizer': optimizer, 'epoch': 3, 'config': {'run': {'seed': 42}}}, sys.argv[2])";
+    let done = Command::new(python).args(["-c", program]).args([&saved, &checkpoint]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let (before, after) = [&saved, &checkpoint].map(|path| Source::open(&path.display().to_string()).unwrap()).into();
+    for name in before.tensors.keys() {
+        assert_eq!(before.read(name).unwrap(), after.read(name).unwrap(), "{name}");
+        assert_eq!(before.tensors[name].shape, after.tensors[name].shape, "{name}");
+    }
+    let row = before.tensors["query_tokens"].shape[2] * 4;
+    assert_eq!(after.read("shared").unwrap(), before.read("query_tokens").unwrap()[row..3 * row]);
+    assert_eq!(after.read("half").unwrap().len(), 2);
+    assert_eq!(after.tensors.len(), before.tensors.len() + 2);
 }

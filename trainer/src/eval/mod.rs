@@ -73,7 +73,8 @@ impl Loaded {
             (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()))
         });
         let weights = weights.collect();
-        let towers = Towers::load(&run, Device::Cpu)?;
+        let mut towers = Towers::load(&run, Device::Cpu)?;
+        towers.language_model = towers.language_model.for_writing();
         Ok(Self { run, found, weights, towers })
     }
 
@@ -126,7 +127,7 @@ fn config_of(checkpoint: &str) -> Result<(Run, RunPrefix), TrainerError> {
             })?;
             return Ok((run, prefix));
         }
-        let Some((parent, _)) = place.rsplit_once('/') else { break };
+        let Some((parent, _)) = place.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) else { break };
         place = parent;
     }
     Err(TrainerError::NoCheckpoint { uri: checkpoint.into() })

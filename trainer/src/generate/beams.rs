@@ -31,10 +31,10 @@ pub(super) fn search(decoding: &Decoding, beams: usize, writer: &mut dyn Writer,
     for place in 0..decoding.max_tokens {
         let rows = scores.size()[0] / inputs;
         let log_probabilities = scores.to_kind(Kind::Float).log_softmax(-1, Kind::Float);
-        let adjusted = decoding.adjusted(&log_probabilities, &seen, place);
+        let mut adjusted = decoding.adjusted(&log_probabilities, &seen, place);
         let words = adjusted.size()[1];
         let sums: Vec<f32> = all.iter().flat_map(|one| (0..rows as usize).map(|row| one.sum(row))).collect();
-        let sums = adjusted + Tensor::from_slice(&sums).to_device(seen.device()).unsqueeze(1);
+        let sums = adjusted.g_add_(&Tensor::from_slice(&sums).to_device(seen.device()).unsqueeze(1));
         let count = (2 * beams as i64).min(rows * words);
         let (sums, places) = sums.view([inputs, rows * words]).topk(count, 1, true, true);
         let sums: Vec<f64> = Vec::try_from(sums.to_kind(Kind::Double).to_device(tch::Device::Cpu).view([-1]))

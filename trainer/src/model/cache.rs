@@ -22,8 +22,8 @@ impl Shared {
     /// `key`, `value`: `[B, S, D]`; `hidden`: `[B, 1, 1, S]`, what is added to the scores.
     pub fn new([key, value]: [&Tensor; 2], hidden: Option<Tensor>, heads: i64) -> Self {
         Self {
-            keys: split_heads(&key.contiguous(), heads).transpose(2, 3).contiguous(),
-            values: split_heads(&value.contiguous(), heads).contiguous(),
+            keys: split_heads(key, heads).transpose(2, 3).contiguous(),
+            values: split_heads(value, heads).contiguous(),
             hidden,
         }
     }
@@ -66,9 +66,9 @@ impl Own {
     /// # Shapes
     /// `parents`: `[R]`; `added`: `[R, 1, D]`, keys and values.
     pub fn push(&mut self, parents: &Tensor, added: [&Tensor; 2], heads: i64) {
-        let added = added.map(|x| split_heads(&x.contiguous(), heads));
+        let added = added.map(|x| split_heads(x, heads));
         self.kept = Some(match self.kept.take() {
-            None => added,
+            None => added.map(|x| x.contiguous()),
             Some(kept) => {
                 let join = |i: usize| Tensor::cat(&[&kept[i].index_select(0, parents), &added[i]], 2);
                 [join(0), join(1)]

@@ -38,6 +38,14 @@ impl LanguageTower {
         }
     }
 
+    /// The same with weights laid out for writing texts, in as much memory.
+    pub fn for_writing(self) -> Self {
+        match self {
+            Self::Opt(model) => Self::Opt(model.for_writing()),
+            Self::T5(model) => Self::T5(model.for_writing()),
+        }
+    }
+
     /// The type of its weights and outputs.
     pub fn kind(&self) -> Kind {
         match self {

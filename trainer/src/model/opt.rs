@@ -7,7 +7,7 @@ use configs::{Attention, OptSizes};
 use tch::{Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
+use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout, for_few_rows};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -65,6 +65,15 @@ impl Opt {
     /// The same with dropout on what every sublayer adds. LAVIS leaves OPT's own (0.1) on in stage 2.
     pub fn with_dropout(self, dropout: f64) -> Self {
         Self { dropout, ..self }
+    }
+
+    /// The same with weights laid out for writing texts, in as much memory.
+    pub fn for_writing(self) -> Self {
+        let is_shared = self.head.kind() == self.embed_tokens.kind();
+        let Self { embed_tokens, head, layers, .. } = self;
+        let head = for_few_rows(head);
+        let embed_tokens = if is_shared { head.shallow_clone() } else { embed_tokens };
+        Self { embed_tokens, head, layers: layers.into_iter().map(Layer::for_writing).collect(), ..self }
     }
 
     /// The type of its weights and outputs.
@@ -223,6 +232,12 @@ impl Layer {
 
     fn kind(&self) -> Kind {
         self.kind
+    }
+
+    fn for_writing(self) -> Self {
+        let Self { qkv, out_proj, fc1, fc2, .. } = self;
+        let [qkv, out_proj, fc1, fc2] = [qkv, out_proj, fc1, fc2].map(Linear::for_few_rows);
+        Self { qkv, out_proj, fc1, fc2, ..self }
     }
 
     fn project(&self, x: &Tensor) -> [Tensor; 3] {

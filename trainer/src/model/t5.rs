@@ -110,6 +110,13 @@ impl T5 {
         Self { dropout, ..self }
     }
 
+    /// The same with the decoder's weights laid out for writing texts, in as much memory.
+    pub fn for_writing(self) -> Self {
+        let Self { decoder, head, .. } = self;
+        let blocks = decoder.blocks.into_iter().map(Block::for_writing).collect();
+        Self { decoder: Stack { blocks, ..decoder }, head: head.for_few_rows(), ..self }
+    }
+
     /// The type of its weights and outputs.
     pub fn kind(&self) -> Kind {
         self.words.kind()
@@ -246,6 +253,19 @@ impl Block {
     }
 }
 
+impl Block {
+    fn for_writing(self) -> Self {
+        let attention = |(norm, attention): (RmsNorm, Attention)| (norm, attention.for_writing());
+        let (norm, GatedMlp { gate, up, down }) = self.mlp;
+        let [gate, up, down] = [gate, up, down].map(Linear::for_few_rows);
+        Self {
+            attention: attention(self.attention),
+            cross: self.cross.map(attention),
+            mlp: (norm, GatedMlp { gate, up, down }),
+        }
+    }
+}
+
 /// A layer without bias.
 fn linear(scope: &Scope<'_>, name: &str, input: i64, output: i64) -> Result<Linear, TrainerError> {
     let std = 1.0 / (input as f64).sqrt();
@@ -262,6 +282,12 @@ impl Attention {
             out: linear(scope, "o", inner, width)?,
             heads: sizes.heads as i64,
         })
+    }
+
+    fn for_writing(self) -> Self {
+        let Self { query, key, value, out, heads } = self;
+        let [query, key, value, out] = [query, key, value, out].map(Linear::for_few_rows);
+        Self { query, key, value, out, heads }
     }
 
     fn project(&self, x: &Tensor) -> [Tensor; 3] {
