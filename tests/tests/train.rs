@@ -149,8 +149,14 @@ fn a_run_is_scored_and_describes_a_picture() {
     // The checkpoint of stage 1 speaks, too, through the Q-Former itself.
     let stage1 = last_checkpoints(&shared.join("one"))[&1].display().to_string();
     assert!(answer(&["caption", &stage1, &picture]).starts_with(&picture));
-    let wrong = Command::new(built("blip2")).args(["caption", &run, &picture, "--prompt", "a zebra"]).output().unwrap();
-    assert!(all_output(&wrong).contains("1 words of \"a zebra\" are not in the vocabulary"), "{}", all_output(&wrong));
+    for (option, value, part) in [
+        ("--prompt", "a zebra", "1 words of \"a zebra\" are not in the vocabulary"),
+        ("--max-tokens", "5000", "positions"),
+        ("--top-p", "2", "a probability"),
+    ] {
+        let wrong = Command::new(built("blip2")).args(["caption", &run, &picture, option, value]).output().unwrap();
+        assert!(!wrong.status.success() && all_output(&wrong).contains(part), "{}", all_output(&wrong));
+    }
 }
 
 /// The small run with the language model of a fixture, an encoder-decoder, which is given a caption's beginning.

@@ -55,6 +55,8 @@ pub struct Options {
     pub pad_to_limit: bool,
     /// Whether keys and values of an image are computed once per step, or at each use.
     pub project_once: bool,
+    /// Whether the language model's activations are computed again instead of kept.
+    pub recompute: bool,
     /// Times each step with the exact reduction and with the library's all-reduce, in turns.
     pub compare_reductions: bool,
 }
@@ -83,7 +85,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
         "attention": options.attention, "dropout": options.dropout, "text_tokens": options.text_tokens,
         "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit,
-        "project_once": options.project_once, "world_size": ranks.world_size(),
+        "project_once": options.project_once, "recompute": options.recompute, "world_size": ranks.world_size(),
         "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
         "reductions": names, "sides": reports, "peak_memory_bytes": memory::of_process("VmHWM:"),
         "memory_bytes": memory_parts(before_models, &bench, &sides),
@@ -170,7 +172,8 @@ fn run_of(options: &Options) -> Result<Run, TrainerError> {
     let others = [
         format!("model.attention={}", options.attention),
         format!("model.qformer.dropout={}", options.dropout[0]),
-        format!("model.language_model.dropout={}", options.dropout[1]),
+        format!("model.language_model.dropout={}", if options.recompute { 0.0 } else { options.dropout[1] }),
+        format!("model.language_model.recompute={}", options.recompute),
         format!("model.qformer.max_text_tokens={}", options.text_tokens),
         format!("data.lanes={}", options.slices),
         "cluster.ranks_per_node=1".to_owned(),

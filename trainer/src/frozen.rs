@@ -8,7 +8,7 @@ use crate::model::Tensors;
 use crate::model::image_tower::{ImageTower, fit_positions};
 use crate::model::language_tower::LanguageTower;
 use crate::precision::{compute_kind, kind_of};
-use crate::weights_file::{read_checked, tensors_from_bytes};
+use crate::weights::{Part, Plan, Source};
 
 /// What the names of the image encoder's weights start with.
 pub const IMAGE_ENCODER: &str = "vision_model";
@@ -68,7 +68,7 @@ impl FrozenLanguageModel {
 pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncoder, TrainerError> {
     let encoder = &run.model.image_encoder;
     let sizes = encoder.sizes();
-    let (mut tensors, sha256) = load(encoder.weights(), encoder.dtype(), device)?;
+    let (mut tensors, sha256) = load(encoder.weights(), Part::ImageEncoder, encoder.dtype(), device)?;
     fit_positions(&mut tensors, IMAGE_ENCODER, sizes, encoder.image_size())?;
     let tower = ImageTower::new(&tensors.scope(IMAGE_ENCODER), sizes, encoder.image_size(), run.model.attention)?;
     Ok(FrozenImageEncoder { tower, sha256 })
@@ -81,15 +81,26 @@ pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncode
 pub fn load_language_model(run: &Run, device: Device) -> Result<FrozenLanguageModel, TrainerError> {
     let model = &run.model.language_model;
     let settings = model.settings();
-    let (tensors, sha256) = load(settings.weights, settings.dtype, device)?;
+    let (tensors, sha256) = load(settings.weights, Part::LanguageModel, settings.dtype, device)?;
     let tower = LanguageTower::new(&tensors.scope(LANGUAGE_MODEL), model.sizes(), run.model.attention)?;
     Ok(FrozenLanguageModel { model: tower.with_dropout(settings.dropout), sha256 })
 }
 
-fn load(weights: &Weights, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
-    let uri = weights.uri.as_str();
-    let (bytes, sha256) = read_checked(uri, weights.sha256.as_ref().map(configs::Sha256::as_str))?;
+/// A part's weights, read tensor by tensor: beside the model itself, one tensor at a time is in memory. They may lie in any file
+/// that [`crate::weights`] understands.
+fn load(weights: &Weights, part: Part, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
+    let source = Source::open(weights.uri.as_str())?;
+    let sha256 = source.sha256()?;
+    if let Some(expected) = weights.sha256.as_ref().map(configs::Sha256::as_str).filter(|expected| *expected != sha256)
+    {
+        let (uri, expected) = (weights.uri.as_str().to_owned(), expected.to_owned());
+        return Err(TrainerError::OtherContent { uri, found: sha256, expected });
+    }
+    let plan = Plan::of(&source)?;
     // Held by value in the config's format; where the device computes in another one, that one holds the same values.
-    let tensors = tensors_from_bytes(&bytes, uri)?.cast(kind_of(dtype)).cast(compute_kind(dtype, device));
-    Ok((tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_device(device))).collect(), sha256))
+    let held = |tensor: Tensor| tensor.to_kind(kind_of(dtype)).to_kind(compute_kind(dtype, device)).to_device(device);
+    let names = plan.names().filter(|name| Part::of(name) == part);
+    let tensors =
+        names.map(|name| Ok((name.to_owned(), held(plan.tensor(name)?)))).collect::<Result<_, TrainerError>>()?;
+    Ok((tensors, sha256))
 }

@@ -101,6 +101,9 @@ struct BenchStepArguments {
     /// Compute keys and values of an image at each use, as the published code does, not once per step.
     #[arg(long)]
     project_each_use: bool,
+    /// Compute the language model's activations again instead of keeping them; it does not drop out then.
+    #[arg(long)]
+    recompute: bool,
     /// Instead of timing: count the bytes that a rank receives in one step of stage 1, in worlds of 2, 4 and 8 threads with
     /// `--batch` images on each.
     #[arg(long)]
@@ -406,6 +409,7 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
         fixed_text: arguments.fixed_text,
         pad_to_limit: arguments.pad_to_limit,
         project_once: !arguments.project_each_use,
+        recompute: arguments.recompute,
         compare_reductions: arguments.compare_reductions,
     };
     let report = match arguments.count_traffic {

@@ -43,6 +43,8 @@ pub struct Stage2 {
     qformer: QFormer,
     ln_vision: LayerNorm,
     language_projection: Linear,
+    /// Whether the language model's activations are computed again instead of kept.
+    recompute: bool,
 }
 
 impl Stage2 {
@@ -70,6 +72,7 @@ impl Stage2 {
             qformer: QFormer::new(&half, sizes, width, build)?,
             ln_vision: LayerNorm::new(&scope.at("vision_model.post_layernorm"), width, sizes.image_norm_eps)?,
             language_projection: Linear::with_init(&half.at("language_projection"), hidden, output, bound, bound)?,
+            recompute: training && model.language_model.settings().recompute,
         })
     }
 
@@ -156,13 +159,19 @@ impl Stage2 {
         let prefix = self.prefix(patches).to_kind(words.kind());
         let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
         // Right padding: the causal order alone keeps padding from every labelled position.
-        let hidden = language_model.forward(&Tensor::cat(&[prefix, words], 1), None);
-        let hidden = hidden.narrow(1, queries - 1, length).flatten(0, 1);
         let labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
         if prompt_tokens > 0 {
             let _filled = labels.narrow(1, 0, prompt_tokens.min(length)).fill_(lm::IGNORED);
         }
-        let (hidden, labels) = lm::labelled(&hidden, &labels.reshape([-1]));
-        lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
+        let loss = |hidden: &Tensor| {
+            let hidden = hidden.narrow(1, queries - 1, length).flatten(0, 1);
+            let (hidden, labels) = lm::labelled(&hidden, &labels.reshape([-1]));
+            lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
+        };
+        let inputs = Tensor::cat(&[prefix, words], 1);
+        match self.recompute {
+            true => language_model.recomputed(&inputs, loss),
+            false => loss(&language_model.forward(&inputs, None)),
+        }
     }
 }

@@ -72,12 +72,6 @@ fn train_stage(
 
 /// The weights that a stage trains.
 fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
-    if run.model.language_model.settings().recompute {
-        return Err(TrainerError::Unsupported {
-            found: "model.language_model.recompute is true".into(),
-            expected: "false; activations are kept so far".into(),
-        });
-    }
     if stage.train_image_encoder() {
         return Err(TrainerError::Unsupported {
             found: format!("stages.{}.train_image_encoder is true", stage.name()),
@@ -100,6 +94,13 @@ fn check_texts(run: &Run, stage: &GenerativeStage) -> Result<(), TrainerError> {
         let found = format!("stages.{}.{what}", stage.name);
         Err(TrainerError::Unsupported { found, expected: expected.into() })
     };
+    let settings = run.model.language_model.settings();
+    if settings.recompute && (!is_decoder || settings.dropout > 0.0) {
+        return Err(TrainerError::Unsupported {
+            found: "model.language_model.recompute is true with an encoder-decoder, or with dropout".into(),
+            expected: "false; a decoder without dropout is computed again so far".into(),
+        });
+    }
     match stage.text {
         GenerativeText::QuestionAnswer => {
             refuse("text is question_answer", "whole_caption or prefix_split; questions come with fine-tuning")

@@ -6,7 +6,7 @@
 mod reference;
 
 use cluster::Single;
-use configs::{Run, Stage};
+use configs::{LanguageModel, Run, Stage};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use trainer::model::Tensors;
@@ -152,8 +152,14 @@ fn opt_equals_lavis() {
     let ranks = Single;
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 2, step: 0 };
-    let (losses, gradient) =
-        generative(&state, &run.model, stage, &LanguageTower::Opt(opt), &[slice], &map, key).unwrap();
+    let (opt, slices) = (LanguageTower::Opt(opt), [slice]);
+    let (losses, gradient) = generative(&state, &run.model, stage, &opt, &slices, &map, key).unwrap();
+    // Activations that are computed again instead of kept change no bit.
+    let mut again = run.model.clone();
+    let LanguageModel::CustomOpt(settings) = &mut again.language_model else { panic!("tiny has a decoder") };
+    settings.recompute = true;
+    let (same, recomputed) = generative(&state, &again, stage, &opt, &slices, &map, key).unwrap();
+    assert_eq!((same.means(&map).unwrap(), recomputed), (losses.means(&map).unwrap(), gradient.shallow_clone()));
     assert_loss("the step's loss", losses.means(&map).unwrap()[1], &expected["cases"]["caption"]["loss"]);
     let compared = assert_gradients(&state, &gradient, &fixture.public("grads.safetensors"));
     assert_eq!(compared, state.segments.len(), "every trained tensor is compared");

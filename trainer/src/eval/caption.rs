@@ -1,7 +1,7 @@
 //! Captions of images, and of held-out scenes: are the objects that they name in the picture?
 
 use base64::Engine;
-use configs::Stage;
+use configs::{LanguageModelSizes, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use data_pipeline::synthetic::held_out_pairs;
 use serde::Deserialize;
@@ -126,48 +126,14 @@ pub fn write(
     options: &Options,
     events: Events,
 ) -> Result<Vec<Vec<String>>, TrainerError> {
-    let (model, towers) = (&loaded.run.model, &loaded.towers);
-    let scope = loaded.weights.scope("");
-    let (speaker, tokenizer, decoding) = match loaded.stage() {
-        Stage::Representation(_) => {
-            if !options.prompt.is_empty() {
-                return Err(TrainerError::Unsupported {
-                    found: format!("--prompt {:?} with a checkpoint of stage 1", options.prompt),
-                    expected: "the Q-Former writes whole captions; a language model continues prompts, in stage 2"
-                        .into(),
-                });
-            }
-            let tokenizer = towers.qformer_tokenizer();
-            let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
-            (Speaker::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding)
-        }
-        Stage::Generative(_) => {
-            let tokenizer = towers.language_tokenizer();
-            let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
-            // What a stage was trained with stands in front of every caption.
-            let prompt = match (options.prompt.as_str(), loaded.stage()) {
-                ("", Stage::Generative(stage)) => stage.prompt.trim_end(),
-                (prompt, _) => prompt,
-            };
-            let unknown = tokenizer.unknown_words(prompt);
-            if unknown > 0 {
-                return Err(TrainerError::Unsupported {
-                    found: format!("{unknown} words of {prompt:?} are not in the vocabulary"),
-                    expected: "a prompt of words that the language model knows".into(),
-                });
-            }
-            let prompt = Tensor::from_slice(&tokenizer.prompt(prompt));
-            let language_model = towers.language_model.model();
-            (Speaker::Stage2(Stage2::new(&scope, model, false)?, language_model, prompt), tokenizer, decoding)
-        }
-    };
+    let (speaker, tokenizer, decoding) = Speaker::of(loaded, options)?;
     let rows = Tensor::arange(pixels.size()[0], (Kind::Int64, Device::Cpu)).split(BATCH, 0);
     let steps = rows.len() as u64;
     let what = format!("writing captions for {} images", pixels.size()[0]);
     events.send(&Event::Phase { name: "evaluate".into(), what, steps });
     let mut captions = Vec::new();
     for (step, rows) in rows.iter().enumerate() {
-        let patches = towers.image_encoder.forward(&pixels.index_select(0, rows));
+        let patches = loaded.towers.image_encoder.forward(&pixels.index_select(0, rows));
         let texts = no_grad(|| speaker.write(&patches, &decoding, tokenizer));
         let decode = |text: &Written| tokenizer.decode(&text.tokens).trim().to_owned();
         captions.extend(texts.iter().map(|texts| texts.iter().map(decode).collect()));
@@ -178,7 +144,44 @@ pub fn write(
     Ok(captions)
 }
 
-impl Speaker<'_> {
+impl<'a> Speaker<'a> {
+    /// The model of a checkpoint's stage, its tokens, and how it writes.
+    fn of(loaded: &'a Loaded, options: &Options) -> Result<(Self, &'a Tokenizer, Decoding), TrainerError> {
+        let (model, towers) = (&loaded.run.model, &loaded.towers);
+        let scope = loaded.weights.scope("");
+        let Stage::Generative(stage) = loaded.stage() else {
+            if !options.prompt.is_empty() {
+                return Err(TrainerError::Unsupported {
+                    found: format!("--prompt {:?} with a checkpoint of stage 1", options.prompt),
+                    expected: "the Q-Former writes whole captions; a language model continues prompts, in stage 2"
+                        .into(),
+                });
+            }
+            let tokenizer = towers.qformer_tokenizer();
+            let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
+            fits(&decoding, 1, model.qformer.max_positions)?;
+            return Ok((Self::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding));
+        };
+        let tokenizer = towers.language_tokenizer();
+        let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
+        // What a stage was trained with stands in front of every caption.
+        let prompt = if options.prompt.is_empty() { stage.prompt.trim_end() } else { options.prompt.as_str() };
+        let unknown = tokenizer.unknown_words(prompt);
+        if unknown > 0 {
+            return Err(TrainerError::Unsupported {
+                found: format!("{unknown} words of {prompt:?} are not in the vocabulary"),
+                expected: "a prompt of words that the language model knows".into(),
+            });
+        }
+        let prompt = tokenizer.prompt(prompt);
+        if let LanguageModelSizes::Opt(sizes) = model.language_model.sizes() {
+            fits(&decoding, model.qformer.num_query_tokens + prompt.len(), sizes.max_positions)?;
+        }
+        let language_model = towers.language_model.model();
+        let stage2 = Stage2::new(&scope, model, false)?;
+        Ok((Self::Stage2(stage2, language_model, Tensor::from_slice(&prompt)), tokenizer, decoding))
+    }
+
     fn write(&self, patches: &Tensor, decoding: &Decoding, tokenizer: &Tokenizer) -> Vec<Vec<Written>> {
         let rows = patches.size()[0];
         match self {
@@ -207,6 +210,17 @@ impl Speaker<'_> {
             }
         }
     }
+}
+
+/// Refuses texts that have more places than a model has positions.
+fn fits(decoding: &Decoding, before: usize, positions: usize) -> Result<(), TrainerError> {
+    if before + decoding.max_tokens > positions {
+        return Err(TrainerError::Unsupported {
+            found: format!("--max-tokens {} behind {before} places of image, prompt and start", decoding.max_tokens),
+            expected: format!("at most {}: the model has {positions} positions", positions.saturating_sub(before)),
+        });
+    }
+    Ok(())
 }
 
 /// Scores of the captions, each beside its control: the caption of another image of the split.

@@ -4,7 +4,7 @@
 //! transformers `modeling_opt.py`; names are Hugging Face's, below `language_model`.
 
 use configs::{Attention, OptSizes};
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
 
 use super::cache::{Look, Own, Shared};
 use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout, for_few_rows};
@@ -119,6 +119,40 @@ impl Opt {
             x = layer.finish(&x, &attended, self.dropout);
         }
         self.final_layer_norm.forward(&x)
+    }
+
+    /// A loss over the last norm's outputs, with what it sends back to `inputs_embeds`: the layers' activations are not kept but
+    /// computed again, one layer at a time, so that memory holds those of one. Its gradient has the bits of [`Opt::forward`]'s.
+    ///
+    /// # Panics
+    /// When the model drops out.
+    ///
+    /// # Shapes
+    /// `inputs_embeds`: `[B, S, D]`, without padding on the left; `loss`: of `[B, S, D]`, a scalar; result: a scalar.
+    pub fn recomputed(&self, inputs_embeds: &Tensor, loss: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        assert!(self.dropout == 0.0, "invariant: what drops out is not computed again");
+        let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
+        let visible = visible(None, length, inputs_embeds);
+        let positions = Tensor::arange(length, (Kind::Int64, inputs_embeds.device())).expand([batch, length], false);
+        let layer = |layer: &Layer, x: &Tensor| {
+            let [query, key, value] = layer.project(x);
+            layer.finish(x, &attention(&query, &key, &value, Some(&visible), layer.form), 0.0)
+        };
+        let mut inputs = vec![inputs_embeds.detach() + self.embed_positions(&positions)];
+        no_grad(|| self.layers.iter().for_each(|one| inputs.push(layer(one, &inputs[inputs.len() - 1]))));
+        let last = inputs.pop().expect("invariant: there is the input itself").set_requires_grad(true);
+        let value = loss(&self.final_layer_norm.forward(&last));
+        value.backward();
+        let mut gradient = last.grad();
+        for (one, input) in self.layers.iter().zip(inputs).rev() {
+            let input = input.set_requires_grad(true);
+            // The gradient of this sum is `gradient`, sent back through the layer.
+            (layer(one, &input) * &gradient).sum(gradient.kind()).backward();
+            gradient = input.grad();
+        }
+        // A number of the loss's value, whose gradient with respect to the input is the one that was found.
+        let carrier = (inputs_embeds * gradient).sum(Kind::Float);
+        value.detach() + (&carrier - carrier.detach())
     }
 
     /// The score of every word as the next one.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use data_pipeline::store::Location;
 use safetensors::Dtype;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::header::{self, PREFIX};
 use super::pickle;
@@ -201,6 +202,21 @@ impl Source {
         Ok(found)
     }
 
+    /// SHA-256 of the file; of several, of all their bytes one after the other. Read in pieces.
+    ///
+    /// # Errors
+    /// [`TrainerError::Store`].
+    pub fn sha256(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            let size = self.storage.size(file)?.unwrap_or(0);
+            for from in (0..size).step_by(PIECE as usize) {
+                hash.update(self.storage.read_range(file, from..(from + PIECE).min(size))?);
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// A tensor's bytes.
     ///
     /// # Errors
@@ -230,6 +246,9 @@ fn download(hub: &Hub, uri: &str) -> Result<String> {
     let file = file.ok_or_else(|| bad(format!("there is neither {INDEX} nor {SINGLE} nor {PICKLED} in it")))?;
     Ok(file.parent().unwrap_or(&file).display().to_string())
 }
+
+/// Bytes that are hashed at once.
+const PIECE: u64 = 64 << 20;
 
 /// An object as a file that can be read anywhere, for what wants one.
 struct Reader<'s> {
