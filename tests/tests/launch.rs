@@ -317,7 +317,7 @@ eval)
   fi
   echo '{"event":"message","text":"reading"}'
   echo '{"event":"result","result":{"schema_version":1,"task":"'$task'","split":"'$2'","scenes":500,'$result'}}' ;;
-caption) echo '{"event":"result","result":{"schema_version":1,"task":"describe","images":[{"image":"a.png","caption":"a red circle"}]}}' ;;
+caption) echo '{"event":"result","result":{"schema_version":1,"task":"describe","images":[{"image":"a.png","caption":"a red circle","captions":["a red circle"]}]}}' ;;
 esac
 "#;
 

@@ -38,7 +38,7 @@ impl LanguageTower {
         }
     }
 
-    /// The same with weights laid out for writing texts, in as much memory.
+    /// The same with weights laid out for writing texts, in as much memory, and without dropout.
     pub fn for_writing(self) -> Self {
         match self {
             Self::Opt(model) => Self::Opt(model.for_writing()),

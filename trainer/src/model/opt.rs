@@ -67,13 +67,14 @@ impl Opt {
         Self { dropout, ..self }
     }
 
-    /// The same with weights laid out for writing texts, in as much memory.
+    /// The same with weights laid out for writing texts, in as much memory, and without dropout.
     pub fn for_writing(self) -> Self {
         let is_shared = self.head.kind() == self.embed_tokens.kind();
         let Self { embed_tokens, head, layers, .. } = self;
         let head = for_few_rows(head);
         let embed_tokens = if is_shared { head.shallow_clone() } else { embed_tokens };
-        Self { embed_tokens, head, layers: layers.into_iter().map(Layer::for_writing).collect(), ..self }
+        let layers = layers.into_iter().map(Layer::for_writing).collect();
+        Self { embed_tokens, head, layers, dropout: 0.0, ..self }
     }
 
     /// The type of its weights and outputs.
@@ -95,7 +96,7 @@ impl Opt {
     /// `inputs_embeds`: `[B, S, D]`; `attention_mask`: `[B, S]`, 1 where a position holds something (all of them when
     /// absent); result: `[B, S, D]`.
     pub fn forward(&self, inputs_embeds: &Tensor, attention_mask: Option<&Tensor>) -> Tensor {
-        self.run(inputs_embeds, attention_mask, |_| ())
+        self.run(inputs_embeds, attention_mask, self.dropout, |_| ())
     }
 
     /// [`Opt::forward`], each layer's keys and values `[B, S, D]` being shown to `keep`.
@@ -103,6 +104,7 @@ impl Opt {
         &self,
         inputs_embeds: &Tensor,
         attention_mask: Option<&Tensor>,
+        dropout: f64,
         mut keep: impl FnMut([&Tensor; 2]),
     ) -> Tensor {
         let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
@@ -116,7 +118,7 @@ impl Opt {
             let [query, key, value] = layer.project(&x);
             keep([&key, &value]);
             let attended = attention(&query, &key, &value, Some(&visible), layer.form);
-            x = layer.finish(&x, &attended, self.dropout);
+            x = layer.finish(&x, &attended, dropout);
         }
         self.final_layer_norm.forward(&x)
     }
@@ -163,7 +165,7 @@ impl Opt {
         hidden.linear(&self.head, None::<&Tensor>)
     }
 
-    /// Reads what texts begin with: the last position's output, and what continuations need of it.
+    /// Reads what texts begin with: the last position's output, and what continuations need of it. Never drops out.
     ///
     /// # Shapes
     /// `inputs_embeds`: `[B, S, D]`, padded on the left; `attention_mask`: `[B, S]`; result: `[B, D]`.
@@ -171,7 +173,7 @@ impl Opt {
         let empty = attention_mask.eq(0).view([-1, 1, 1, inputs_embeds.size()[1]]);
         let hidden = empty.zeros_like().to_kind(self.head.kind()).masked_fill(&empty, lowest(self.head.kind()));
         let mut layers = Vec::with_capacity(self.layers.len());
-        let output = self.run(inputs_embeds, Some(attention_mask), |kept| {
+        let output = self.run(inputs_embeds, Some(attention_mask), 0.0, |kept| {
             let heads = self.layers[layers.len()].form.heads;
             layers.push((Shared::new(kept, Some(hidden.shallow_clone()), heads), Own::default()));
         });

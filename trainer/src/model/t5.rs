@@ -110,11 +110,11 @@ impl T5 {
         Self { dropout, ..self }
     }
 
-    /// The same with the decoder's weights laid out for writing texts, in as much memory.
+    /// The same with the decoder's weights laid out for writing texts, in as much memory, and without dropout.
     pub fn for_writing(self) -> Self {
         let Self { decoder, head, .. } = self;
         let blocks = decoder.blocks.into_iter().map(Block::for_writing).collect();
-        Self { decoder: Stack { blocks, ..decoder }, head: head.for_few_rows(), ..self }
+        Self { decoder: Stack { blocks, ..decoder }, head: head.for_few_rows(), dropout: 0.0, ..self }
     }
 
     /// The type of its weights and outputs.
