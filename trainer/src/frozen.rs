@@ -89,13 +89,7 @@ pub fn load_language_model(run: &Run, device: Device) -> Result<FrozenLanguageMo
 /// A part's weights, read tensor by tensor: beside the model itself, one tensor at a time is in memory. They may lie in any file
 /// that [`crate::weights`] understands.
 fn load(weights: &Weights, part: Part, dtype: Dtype, device: Device) -> Result<(Tensors, String), TrainerError> {
-    let source = Source::open(weights.uri.as_str())?;
-    let sha256 = source.sha256()?;
-    if let Some(expected) = weights.sha256.as_ref().map(configs::Sha256::as_str).filter(|expected| *expected != sha256)
-    {
-        let (uri, expected) = (weights.uri.as_str().to_owned(), expected.to_owned());
-        return Err(TrainerError::OtherContent { uri, found: sha256, expected });
-    }
+    let (source, sha256) = Source::open_checked(weights)?;
     let plan = Plan::of(&source)?;
     // Held by value in the config's format; where the device computes in another one, that one holds the same values.
     let held = |tensor: Tensor| tensor.to_kind(kind_of(dtype)).to_kind(compute_kind(dtype, device)).to_device(device);

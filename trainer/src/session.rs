@@ -162,14 +162,12 @@ impl<'a> Session<'a> {
         let model = &self.run.model;
         let bert = if let QFormerInit::Bert(bert) = &model.qformer.init { Some(bert) } else { None };
         for source in [bert, model.start_from.as_ref().filter(|weights| is_file(weights))].into_iter().flatten() {
-            let given = weights::load(source.uri.as_str(), weights::Part::QFormer)?;
+            let given = weights::load_start(source)?;
             let mut taken = 0;
             for (name, given) in given.iter() {
                 let Some(old) = random.get(name) else { continue };
-                let value = weights::started(old, &given.to_kind(tch::Kind::Float)).ok_or_else(|| {
-                    TrainerError::WeightShape { name: name.to_owned(), found: given.size(), expected: old.size() }
-                })?;
-                random.insert(name, value.to_device(old.device()));
+                let value = weights::started(name, old, &given.to_kind(Kind::Float))?.to_device(old.device());
+                random.insert(name, value);
                 taken += 1;
             }
             self.events.message(format!("{taken} of {} tensors start from {}", random.len(), source.uri));

@@ -232,31 +232,48 @@ pub fn import(uri: &str, run: &Run, output: &str) -> Result<Value> {
     Ok(manifest)
 }
 
+/// Whether a tensor lacks rows only, as a BERT's vocabulary lacks `[DEC]`.
 fn is_longer_vocabulary(name: &str, found: &[i64], expected: &[i64]) -> bool {
     ["embeddings.word_embeddings.weight", "cls.predictions.bias"].contains(&name)
+        && found.len() == expected.len()
         && found[0] < expected[0]
         && found[1..] == expected[1..]
 }
 
-/// Weights that a model is to start with, by public name: of a part, or of all that a Q-Former has.
+/// What a Q-Former is to start with, by public name.
+///
+/// # Errors
+/// As [`Source::open_checked`] and [`Plan::tensor`].
+pub fn load_start(weights: &configs::Weights) -> Result<Tensors> {
+    load_part(&Source::open_checked(weights)?.0, Part::QFormer)
+}
+
+/// A part of what lies at `uri`, by public name.
 ///
 /// # Errors
 /// As [`Source::open`] and [`Plan::tensor`].
 pub fn load(uri: &str, part: Part) -> Result<Tensors> {
-    let source = Source::open(uri)?;
-    let plan = Plan::of(&source)?;
+    load_part(&Source::open(uri)?, part)
+}
+
+fn load_part(source: &Source, part: Part) -> Result<Tensors> {
+    let plan = Plan::of(source)?;
     plan.names().filter(|name| Part::of(name) == part).map(|name| Ok((name.to_owned(), plan.tensor(name)?))).collect()
 }
 
-/// The values that a Q-Former starts with, given random ones: rows that a BERT's vocabulary lacks stay random.
-pub fn started(random: &Tensor, given: &Tensor) -> Option<Tensor> {
-    let (random_size, size) = (random.size(), given.size());
-    if random_size == size {
-        return Some(given.shallow_clone());
+/// The values that the tensor `name` of a Q-Former starts with, given random ones; rows that a BERT's vocabulary lacks stay
+/// random.
+///
+/// # Errors
+/// [`TrainerError::WeightShape`] when the shapes differ otherwise.
+pub fn started(name: &str, random: &Tensor, given: &Tensor) -> Result<Tensor> {
+    let (expected, found) = (random.size(), given.size());
+    if expected == found {
+        return Ok(given.shallow_clone());
     }
-    let is_longer = size.len() == random_size.len() && size[0] < random_size[0] && size[1..] == random_size[1..];
-    is_longer.then(|| {
-        let rest = random.narrow(0, size[0], random_size[0] - size[0]);
-        Tensor::cat(&[&given.to_kind(random.kind()), &rest], 0)
-    })
+    if !is_longer_vocabulary(name, &found, &expected) {
+        return Err(TrainerError::WeightShape { name: name.to_owned(), found, expected });
+    }
+    let rest = random.narrow(0, found[0], expected[0] - found[0]);
+    Ok(Tensor::cat(&[&given.to_kind(random.kind()).to_device(random.device()), &rest], 0))
 }

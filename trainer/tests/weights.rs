@@ -167,7 +167,7 @@ fn a_qformer_starts_from_bert() {
             assert!(is_new.iter().any(|part| spec.name.contains(part)), "{} has no start", spec.name);
             continue;
         };
-        let value = trainer::weights::started(&random, found).unwrap();
+        let value = trainer::weights::started(&spec.name, &random, found).unwrap();
         assert_eq!(value.size(), spec.shape);
         if spec.name == "embeddings.word_embeddings.weight" {
             assert_eq!(value.get(spec.shape[0] - 1).mean(Kind::Float).double_value(&[]), 7.0, "[DEC] is new");

@@ -84,6 +84,23 @@ impl Source {
         Ok(source)
     }
 
+    /// Opens what a config names, and checks its SHA-256 where the config states one; gives that back, too.
+    ///
+    /// # Errors
+    /// [`TrainerError::OtherContent`]; as [`Source::open`].
+    pub fn open_checked(weights: &configs::Weights) -> Result<(Self, String)> {
+        let source = Self::open(weights.uri.as_str())?;
+        let found = source.sha256()?;
+        match weights.sha256.as_ref().map(configs::Sha256::as_str) {
+            Some(expected) if expected != found => Err(TrainerError::OtherContent {
+                uri: weights.uri.as_str().to_owned(),
+                found,
+                expected: expected.to_owned(),
+            }),
+            _ => Ok((source, found)),
+        }
+    }
+
     fn bad(&self, file: &str, reason: &str) -> TrainerError {
         let uri = if self.uri.ends_with(file) { self.uri.clone() } else { format!("{}/{file}", self.uri) };
         TrainerError::WeightsFile { uri, reason: reason.to_owned() }
