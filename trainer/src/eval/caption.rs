@@ -183,29 +183,19 @@ impl<'a> Speaker<'a> {
     }
 
     fn write(&self, patches: &Tensor, decoding: &Decoding, tokenizer: &Tokenizer) -> Vec<Vec<Written>> {
-        let rows = patches.size()[0];
+        let (rows, start) = (patches.size()[0], tokenizer.decoder_start());
+        // As in LAVIS, the repetition penalty counts the start token, which OPT is given as part of the prompt only.
+        let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
         match self {
-            Self::Stage1(stage1) => {
-                let start = tokenizer.decoder_start();
-                let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
-                decoding.write(&mut QFormerWriter::new(stage1, patches, start), &seen)
-            }
+            Self::Stage1(stage1) => decoding.write(&mut QFormerWriter::new(stage1, patches, start), &seen),
             Self::Stage2(stage2, language_model, prompt) => {
                 let prefix = stage2.prefix(patches).to_kind(language_model.kind());
                 let prompt = prompt.to_device(patches.device()).unsqueeze(0).expand([rows, -1], false);
                 let inputs = Tensor::cat(&[prefix, language_model.embed_tokens(&prompt)], 1);
                 let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, patches.device()));
                 match language_model {
-                    // As in LAVIS, a start token that is not there counts for the repetition penalty.
-                    LanguageTower::Opt(model) => {
-                        let seen = Tensor::full([rows, 1], tokenizer.decoder_start(), (Kind::Int64, patches.device()));
-                        decoding.write(&mut OptWriter::new(model, &inputs, &mask), &seen)
-                    }
-                    LanguageTower::T5(model) => {
-                        let start = tokenizer.decoder_start();
-                        let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
-                        decoding.write(&mut T5Writer::new(model, &inputs, &mask, start), &seen)
-                    }
+                    LanguageTower::Opt(model) => decoding.write(&mut OptWriter::new(model, &inputs, &mask), &seen),
+                    LanguageTower::T5(model) => decoding.write(&mut T5Writer::new(model, &inputs, &mask, start), &seen),
                 }
             }
         }

@@ -115,10 +115,9 @@ impl Opt {
         };
         let mut x = inputs_embeds + self.embed_positions(&positions);
         for layer in &self.layers {
-            let [query, key, value] = layer.project(&x);
+            let (next, [key, value]) = layer.forward(&x, &visible, dropout);
             keep([&key, &value]);
-            let attended = attention(&query, &key, &value, Some(&visible), layer.form);
-            x = layer.finish(&x, &attended, dropout);
+            x = next;
         }
         self.final_layer_norm.forward(&x)
     }
@@ -136,10 +135,7 @@ impl Opt {
         let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
         let visible = visible(None, length, inputs_embeds);
         let positions = Tensor::arange(length, (Kind::Int64, inputs_embeds.device())).expand([batch, length], false);
-        let layer = |layer: &Layer, x: &Tensor| {
-            let [query, key, value] = layer.project(x);
-            layer.finish(x, &attention(&query, &key, &value, Some(&visible), layer.form), 0.0)
-        };
+        let layer = |layer: &Layer, x: &Tensor| layer.forward(x, &visible, 0.0).0;
         let mut inputs = vec![inputs_embeds.detach() + self.embed_positions(&positions)];
         no_grad(|| self.layers.iter().for_each(|one| inputs.push(layer(one, &inputs[inputs.len() - 1]))));
         let last = inputs.pop().expect("invariant: there is the input itself").set_requires_grad(true);
@@ -274,6 +270,13 @@ impl Layer {
         let Self { qkv, out_proj, fc1, fc2, .. } = self;
         let [qkv, out_proj, fc1, fc2] = [qkv, out_proj, fc1, fc2].map(Linear::for_few_rows);
         Self { qkv, out_proj, fc1, fc2, ..self }
+    }
+
+    /// The layer's output, and its keys and values.
+    fn forward(&self, x: &Tensor, visible: &Tensor, p: f64) -> (Tensor, [Tensor; 2]) {
+        let [query, key, value] = self.project(x);
+        let attended = attention(&query, &key, &value, Some(visible), self.form);
+        (self.finish(x, &attended, p), [key, value])
     }
 
     fn project(&self, x: &Tensor) -> [Tensor; 3] {
