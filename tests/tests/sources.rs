@@ -399,8 +399,8 @@ fn a_lost_shard_costs_its_own_rows_and_every_later_launch_loses_the_same() {
     let sources = vec![LoaderSource::alone(catalog.clone())];
     let mut unaware = Loader::start(sources, settings(2), Arc::default(), 0, 0..2).unwrap();
     assert!(clean == take(&mut unaware, 2 * steps).iter().map(content).collect::<Vec<_>>());
-    // The next epoch reads it again.
-    let later = take(&mut start(30, 0..2), 2 * steps);
+    // Later epochs, of which nothing was read ahead, read it again.
+    let later = take(&mut start(4 * steps as u64, 0..2), 2 * steps);
     assert!(later.iter().any(|batch| batch.samples.iter().any(|sample| is_lost(*sample))));
 }
 
