@@ -170,6 +170,12 @@ pub struct BenchDataArgs {
     /// Images to read; 0 for one epoch.
     #[arg(long, default_value_t = 0)]
     pub images: u64,
+    /// Count the shards again and again until there are so many rows; 0 for once.
+    #[arg(long, default_value_t = 0)]
+    pub rows: u64,
+    /// The step that is read first.
+    #[arg(long, default_value_t = 0)]
+    pub first_step: u64,
     /// Images per batch.
     #[arg(long, default_value_t = 64)]
     pub batch: u64,

@@ -4,4 +4,5 @@
 pub mod blip2;
 pub mod programs;
 pub mod ranks;
+pub mod runs;
 pub mod skip;
