@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::runs::{SCHEDULE, Victim, assert_same, drain, kill, trained, wait_for_commits};
 use serde_json::{Value, json};
 
@@ -34,7 +34,8 @@ fn damaged_shards(folder: &Path) {
 
 /// The small run with the damaged shards as a second source.
 fn config(folder: &Path) -> PathBuf {
-    let mut show = vec!["config", "show", "tiny", "--json"];
+    let tiny = checkout().join("configs/tiny.yaml").display().to_string();
+    let mut show = vec!["config", "show", &tiny, "--json"];
     for set in configs::SMALL.iter().chain(SCHEDULE) {
         show.extend(["--set", set]);
     }
