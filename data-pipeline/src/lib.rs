@@ -1,12 +1,14 @@
 //! From object-store shards to batches of normalised images and clean captions.
 //!
-//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions and the synthetic
-//! corpus. Knows nothing of models, losses, token ids or libtorch.
+//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions, the synthetic
+//! corpus and the download of images by their URLs. Knows nothing of models, losses, token ids or libtorch.
 
 pub mod augment;
 pub mod caption;
 pub mod catalog;
 pub mod error;
+pub mod fetch;
+mod hex;
 pub mod image;
 pub mod inspect;
 pub mod loader;
@@ -15,5 +17,6 @@ pub mod parquet_source;
 pub mod rng;
 pub mod store;
 pub mod synthetic;
+mod upload;
 
 pub use error::{DataError, Result};

@@ -1,5 +1,6 @@
 //! The command line. Commands appear here when they work.
 
+mod fetch;
 mod ranks;
 mod weights;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use fetch::FetchArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
@@ -81,6 +83,8 @@ pub enum DataCommand {
     Synth(SynthArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
+    /// Download the images of LAION-like metadata into shards. Run again to continue.
+    Fetch(Box<FetchArgs>),
 }
 
 /// `blip2 data synth`
