@@ -105,7 +105,8 @@ impl Blocklist {
             self.urls_sha256.contains(&<[u8; 32]>::from(Sha256::digest(text)))
                 || (!self.urls_md5.is_empty() && self.urls_md5.contains(&md5_of(text)))
         });
-        let mut host = url.host_str();
+        // `example.com.` is the same host.
+        let mut host = url.host_str().map(|name| name.trim_end_matches('.'));
         let mut by_host = false;
         while let Some(name) = host {
             by_host |= self.hosts.contains(name);
@@ -151,8 +152,13 @@ mod tests {
         std::fs::write(&file, lines).unwrap();
         let list = Blocklist::load(file.to_str(), None).await.unwrap();
         let blocks = |text: &str| list.blocks(text, &Url::parse(text).unwrap());
-        for url in ["http://a.example/1.jpg", "http://b.example/x", "https://cdn.B.example/y", "http://c.example/3.jpg"]
-        {
+        for url in [
+            "http://a.example/1.jpg",
+            "http://b.example/x",
+            "https://cdn.B.example/y",
+            "http://b.example./x",
+            "http://c.example/3.jpg",
+        ] {
             assert!(blocks(url), "{url}");
         }
         assert!(blocks("http://c.example/4.jpg"));

@@ -221,7 +221,9 @@ impl Downloader {
                     let (agent, text, bytes) = (self.agent.clone(), download.bytes.clone(), download.bytes.len());
                     // Rules become regular expressions, which takes a while for long files.
                     let parsed = tokio::task::spawn_blocking(move || SiteRules::parse(&agent, &text)).await;
-                    return Ok((parsed.unwrap_or(SiteRules::Everything), bytes));
+                    // What cannot be read is not known to permit anything.
+                    let rules = parsed.ok().flatten().ok_or_else(|| Failure::new("robots_txt_unreadable"))?;
+                    return Ok((rules, bytes));
                 }
                 // "Unavailable": anything may be asked for. Busy or broken servers: nothing, for now.
                 Err(failure) if is_unavailable(&failure.reason) => return Ok((SiteRules::Everything, 0)),

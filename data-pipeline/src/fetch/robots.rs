@@ -53,10 +53,9 @@ pub(super) enum SiteRules {
 }
 
 impl SiteRules {
-    /// The rules in a robots.txt.
-    pub(super) fn parse(agent: &str, text: &[u8]) -> Self {
-        // A file that cannot be understood forbids nothing (RFC 9309, 2.3.1.3 speaks of parsable lines only).
-        Robot::new(agent, text).map_or(Self::Everything, |robot| Self::Rules(Box::new(robot)))
+    /// The rules in a robots.txt; `None` when they are beyond its reader. Pages that are no robots.txt have no rules.
+    pub(super) fn parse(agent: &str, text: &[u8]) -> Option<Self> {
+        Robot::new(agent, text).ok().map(|robot| Self::Rules(Box::new(robot)))
     }
 
     /// Whether `url` may be asked for.
@@ -156,10 +155,10 @@ mod tests {
     fn the_rules_of_a_site_are_those_for_us() {
         let text = b"User-agent: *\nDisallow: /\n\nUser-agent: blip2-fetch\nDisallow: /private/\nCrawl-delay: 60\n";
         let url = |path: &str| Url::parse(&format!("http://a.example{path}")).unwrap();
-        let ours = SiteRules::parse("blip2-fetch", text);
+        let ours = SiteRules::parse("blip2-fetch", text).unwrap();
         assert!(ours.allows(&url("/a.jpg")) && !ours.allows(&url("/private/a.jpg")));
         assert_eq!(ours.delay(), Duration::from_secs(5));
-        assert!(!SiteRules::parse("other", text).allows(&url("/a.jpg")));
-        assert!(SiteRules::parse("other", b"<html>not found</html>").allows(&url("/a.jpg")));
+        assert!(!SiteRules::parse("other", text).unwrap().allows(&url("/a.jpg")));
+        assert!(SiteRules::parse("other", b"<html>not found</html>").unwrap().allows(&url("/a.jpg")));
     }
 }
