@@ -1,6 +1,7 @@
 //! The command line. Commands appear here when they work.
 
 mod data;
+mod fetch;
 mod ranks;
 mod weights;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use data::IndexArgs;
+pub use fetch::FetchArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
@@ -85,6 +87,8 @@ pub enum DataCommand {
     Index(IndexArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
+    /// Download the images of LAION-like metadata into shards. Run again to continue.
+    Fetch(Box<FetchArgs>),
 }
 
 /// `blip2 data synth`

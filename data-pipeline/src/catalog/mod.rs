@@ -250,7 +250,8 @@ impl Catalog {
         }
     }
 
-    fn shard_location(&self, shard: u32) -> Location {
+    /// Where a shard lies.
+    pub fn shard_location(&self, shard: u32) -> Location {
         match self.shards[shard as usize].path.as_str() {
             "" => self.location.clone(),
             path => self.location.child(path),
