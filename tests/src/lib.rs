@@ -1,7 +1,11 @@
-//! What the whole-system tests share: the built programs, ranks under mpirun, and tests that say aloud
-//! that they were skipped.
+//! What the whole-system tests share: the built programs, ranks under mpirun, servers and a proxy
+//! that spoils their answers, and tests that say aloud that they were skipped.
 
 pub mod blip2;
+pub mod connections;
+pub mod fault_proxy;
+pub mod http;
 pub mod programs;
 pub mod ranks;
 pub mod skip;
+pub mod static_server;
