@@ -9,6 +9,7 @@ mod web;
 use std::ops::Range;
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -18,9 +19,11 @@ use url::Url;
 
 use crate::error::{DataError, Result};
 
-/// Tries of one read whose body breaks off where the store names no version: the library goes on in the middle only
-/// where an ETag proves that both halves are of one object.
-const TRIES_WITHOUT_ETAG: usize = 4;
+/// Tries of an answer whose body breaks off. The library goes on in the middle of an object, where an ETag proves that
+/// both halves are of one version; lists and objects without an ETag are asked for anew.
+const BODY_TRIES: u32 = 6;
+/// Wait before the first new try; it doubles.
+const BODY_WAIT: Duration = Duration::from_millis(50);
 
 /// A place in an object store: an object or a prefix.
 #[derive(Clone, Debug)]
@@ -90,7 +93,7 @@ impl Location {
         if self.is_web() && !suffix.is_empty() && self.path.as_ref().ends_with(suffix) {
             return Ok(vec![(self.clone(), self.head().await?)]);
         }
-        let mut found: Vec<ObjectMeta> = match self.store.list(Some(&self.path)).try_collect().await {
+        let mut found: Vec<ObjectMeta> = match whole(|| self.store.list(Some(&self.path)).try_collect()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
             Err(source) => return Err(self.error("list", source)),
@@ -115,8 +118,8 @@ impl Location {
     /// # Errors
     /// [`DataError::Store`].
     pub async fn read(&self) -> Result<Bytes> {
-        let got = self.store.get(&self.path).await.map_err(|e| self.error("read", e))?;
-        got.bytes().await.map_err(|e| self.error("read", e))
+        let get = || async { self.store.get(&self.path).await?.bytes().await };
+        whole(get).await.map_err(|e| self.error("read", e))
     }
 
     /// Size, ETag and time of the object.
@@ -182,16 +185,11 @@ impl Location {
         // A weak ETag never satisfies If-Match (RFC 9110, 13.1.1); it is compared afterwards instead.
         let condition = if_match.filter(|etag| !etag.starts_with("W/"));
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(condition);
-        let mut tries = 1;
-        loop {
+        let get = || async {
             let got = self.store.get_opts(&self.path, options.clone()).await?;
-            let etag = got.meta.e_tag.clone();
-            match got.bytes().await {
-                Ok(bytes) => return Ok((etag, bytes)),
-                Err(_) if etag.is_none() && tries < TRIES_WITHOUT_ETAG => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+            Ok((got.meta.e_tag.clone(), got.bytes().await?))
+        };
+        whole(get).await
     }
 
     fn check_version(&self, wanted: Option<&str>, found: Option<&str>) -> Result<()> {
@@ -226,6 +224,28 @@ impl Location {
     fn is_web(&self) -> bool {
         self.uri.starts_with("http://") || self.uri.starts_with("https://")
     }
+}
+
+/// What `ask` gives, asked again while the body of the answer breaks off.
+async fn whole<T, F: Future<Output = object_store::Result<T>>>(ask: impl Fn() -> F) -> object_store::Result<T> {
+    let began = Instant::now();
+    let mut tries = 1;
+    loop {
+        match ask().await {
+            Err(error) if broke_off(&error) && tries < BODY_TRIES && began.elapsed() < open::RETRY_BUDGET => {
+                tokio::time::sleep(BODY_WAIT * (1 << (tries - 1))).await;
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether an answer began and did not end. Requests that the library has tried again itself say "Error performing".
+fn broke_off(error: &object_store::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    causes.any(|cause| cause.is::<object_store::client::HttpError>()) && !error.to_string().contains("Error performing")
 }
 
 /// `path` with each `..` and what it leaves taken out, as a shell's `cd` does: a symbolic link counts as a folder.

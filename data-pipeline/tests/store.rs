@@ -147,3 +147,20 @@ fn a_server_without_ranges_or_lists_is_explained() {
     assert!(message.contains("cannot list") && message.contains("name one *.parquet file"), "{message}");
     assert!(served.load(Ordering::SeqCst) <= 5, "told soon");
 }
+
+#[test]
+fn a_list_that_breaks_off_is_asked_for_again() {
+    // The library does not do this: before, one lost connection during a listing ended the run.
+    const CUT: &str =
+        "HTTP/1.1 207 Multi-Status\r\nContent-Length: 90\r\nConnection: close\r\n\r\n<?xml version=\"1.0\"?>";
+    const WHOLE: &str = "HTTP/1.1 207 Multi-Status\r\nContent-Length: 324\r\nConnection: close\r\n\r\n\
+        <?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\">\
+        <D:response><D:href>/a.parquet</D:href><D:propstat>\
+        <D:prop><D:getlastmodified>Thu, 01 Jan 2026 00:00:00 GMT</D:getlastmodified>\
+        <D:getcontentlength>5</D:getcontentlength><D:resourcetype/></D:prop>\
+        <D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>";
+    let (uri, served) = server(&[CUT, CUT, WHOLE]);
+    let folder = Location::parse(uri.trim_end_matches("object.parquet")).unwrap();
+    assert_eq!(runtime().block_on(folder.list(".parquet")).unwrap()[0].1.size, 5);
+    assert_eq!(served.load(Ordering::SeqCst), 3);
+}

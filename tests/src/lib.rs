@@ -5,6 +5,7 @@ pub mod blip2;
 pub mod connections;
 pub mod fault_proxy;
 pub mod http;
+pub mod object_servers;
 pub mod programs;
 pub mod ranks;
 pub mod skip;

@@ -24,11 +24,11 @@ struct File {
 pub struct StaticServer(Connections);
 
 impl StaticServer {
-    /// Serves the files below `folder` under their paths relative to it.
+    /// Serves the files below `folder` as files below `/name`.
     ///
     /// # Panics
     /// When they cannot be read.
-    pub fn of_folder(folder: &Path) -> Self {
+    pub fn of_folder_as(name: &str, folder: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut left = vec![folder.to_path_buf()];
         while let Some(place) = left.pop() {
@@ -38,9 +38,8 @@ impl StaticServer {
                     left.push(path);
                     continue;
                 }
-                let name = path.strip_prefix(folder).expect("invariant: it lies below").display().to_string();
-                let bytes = std::fs::read(&path).expect("a readable file");
-                files.insert(name, bytes);
+                let below = path.strip_prefix(folder).expect("invariant: it lies below").display();
+                files.insert(format!("{name}/{below}"), std::fs::read(&path).expect("a readable file"));
             }
         }
         Self::start(files)

@@ -20,7 +20,7 @@ const READ_SILENCE: Duration = Duration::from_secs(8);
 const WRITE_SILENCE: Duration = Duration::from_secs(30);
 /// A request is tried again for this long: a store that restarts or fails over is back within a minute, and a run that
 /// waited longer would rather know. The library's default is three minutes.
-const RETRY_BUDGET: Duration = Duration::from_secs(60);
+pub(super) const RETRY_BUDGET: Duration = Duration::from_secs(60);
 /// The count must not end the tries before the budget does. With the library's 10 tries and doubling, requests that
 /// fail at once give up after 2.6 s (median of 4,000 draws, 95 % within 6.8 s): its jitter draws each wait between the
 /// first wait and `base` times the last one. With the numbers here the median is the whole budget, in 26 tries.

@@ -1,0 +1,92 @@
+//! Object stores as users have them: servers of the S3 and the Azure protocol hold corpora, commands and library read
+//! them, and what is delivered is the same as from a folder, with and without faults in between.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use integration_tests::blip2::{blip2, stderr};
+use integration_tests::fault_proxy::{FAULTS, FaultProxy, Plan};
+use integration_tests::object_servers::ObjectServer;
+use integration_tests::programs::built;
+
+/// Rows of each corpus.
+const ROWS: u64 = 600;
+/// Batches of 16: two epochs and a bit.
+const STEPS: &str = "80";
+
+/// What the loader reads: a name, and what writes [`ROWS`] samples of it below a folder.
+const FORMATS: [(&str, fn(&Path)); 1] = [("parquet", write_parquet)];
+
+fn write_parquet(folder: &Path) {
+    let whole = folder.with_extension("whole");
+    succeeds(&blip2(&[&["data", "synth", "--out", whole.to_str().unwrap()][..], &SMALL].concat()));
+    std::fs::rename(whole.join("train"), folder).unwrap();
+}
+
+const SMALL: [&str; 6] = ["--scenes", "600", "--test-scenes", "50", "--shard-rows", "200"];
+
+fn succeeds(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// Commands write a corpus to the store, look at it and time it.
+fn commands_work(server: &ObjectServer) {
+    let run = |arguments: &[&str]| succeeds(&server.run(&built("blip2"), arguments));
+    let (corpus, train) = (server.uri("corpus"), server.uri("corpus/train"));
+    run(&[&["data", "synth", "--out", &corpus][..], &SMALL].concat());
+    assert_eq!(run(&["data", "inspect", &train, "--json"])["inspection"]["rows"], ROWS);
+    let timed = run(&["bench", "data", &train, "--image-size", "64", "--json"]);
+    assert!(timed["images_per_second"].as_f64().unwrap() > 0.0, "{timed}");
+
+    let nowhere = server.uri("corpus/train").replace("bucket", "nobucket");
+    let gone = server.run(&built("blip2"), &["data", "inspect", &nowhere]);
+    assert_eq!(gone.status.code(), Some(1), "{}", stderr(&gone));
+    assert!(stderr(&gone).contains(&nowhere), "{}", stderr(&gone));
+}
+
+/// Faults of all kinds, 40 % of the requests.
+fn faulty(server: SocketAddr) -> FaultProxy {
+    let shares = FAULTS.map(|fault| (fault, 0.08)).to_vec();
+    FaultProxy::start(server, Plan { seed: 5, shares, stall: Duration::from_millis(50), ..Plan::default() })
+}
+
+/// Every format is delivered from the store, and through faults, as it is from a folder.
+fn deliveries_are_the_same(server: &ObjectServer) {
+    let folder = tempfile::tempdir().unwrap();
+    for (format, write) in FORMATS {
+        let local = folder.path().join(format);
+        write(&local);
+        let (local, uri) = (local.to_str().unwrap(), server.uri(format));
+        succeeds(&server.run(&built("examples/deliver"), &["copy", local, &uri]));
+
+        let deliver = |address, place: &str| {
+            succeeds(&server.run_through(address, &built("examples/deliver"), &["read", place, STEPS]))
+        };
+        let expected = deliver(server.address(), local);
+        assert_eq!((expected["rows"].as_u64(), expected["seen"].as_u64()), (Some(ROWS), Some(80 * 16)), "{expected}");
+        assert_eq!(deliver(server.address(), &uri), expected, "{uri}");
+        let proxy = faulty(server.address());
+        assert_eq!(deliver(proxy.address(), &uri), expected, "{uri} through faults");
+        let counts = proxy.counts();
+        assert!(counts.iter().all(|count| *count > 0), "too few of {} requests failed: {counts:?}", proxy.requests());
+    }
+}
+
+#[test]
+fn corpora_on_s3() {
+    let Some(server) = ObjectServer::s3("corpora_on_s3") else { return };
+    commands_work(&server);
+    deliveries_are_the_same(&server);
+}
+
+#[test]
+fn corpora_on_azure() {
+    let Some(server) = ObjectServer::azure("corpora_on_azure") else { return };
+    commands_work(&server);
+    deliveries_are_the_same(&server);
+}
