@@ -97,6 +97,8 @@ section! {
         pub name: String => Rule::Name,
         /// The folder of the shards.
         pub uri: Uri,
+        /// The catalogue that `blip2 data index` made; null for one of the run's own, made when it starts.
+        pub catalog: Option<Uri> = None,
         /// Share of the samples, relative to the other sources.
         pub weight: f64 => Rule::above(0.0),
         /// Of a sample's captions, best first, how many one is drawn from; null for all.
@@ -115,6 +117,8 @@ section! {
         pub uri: Uri,
         /// The folder into which `blip2 data fetch` writes the shards that are trained on.
         pub fetched: Uri,
+        /// The catalogue that `blip2 data index` made; null for one of the run's own, made when it starts.
+        pub catalog: Option<Uri> = None,
         /// Share of the samples, relative to the other sources.
         pub weight: f64 => Rule::above(0.0),
         /// Of a sample's captions, best first, how many one is drawn from; null for all.
@@ -135,6 +139,8 @@ section! {
         pub annotations: String => Rule::NotEmpty,
         /// The folder of images below `uri`.
         pub images: String = "images".to_owned(),
+        /// The catalogue that `blip2 data index` made; null for one of the run's own, made when it starts.
+        pub catalog: Option<Uri> = None,
         /// Share of the samples, relative to the other sources.
         pub weight: f64 => Rule::above(0.0),
     }
@@ -203,6 +209,25 @@ section! {
         pub min_similarity: Option<f64> = None => Rule::within(-1.0, 1.0),
         /// Shortest caption in characters.
         pub min_caption_chars: Option<u64> = None => Rule::at_least(1.0),
+        /// Longest caption in characters.
+        pub max_caption_chars: Option<u64> = None => Rule::at_least(1.0),
+        /// Whether captions that describe nothing in any language are left out: URLs, names of files, numbers.
+        pub drop_junk_captions: bool = false,
+    }
+}
+
+impl Filters {
+    /// Filters that leave nothing out.
+    pub fn none() -> Self {
+        Self {
+            min_side: None,
+            max_aspect: None,
+            max_nsfw: None,
+            min_similarity: None,
+            min_caption_chars: None,
+            max_caption_chars: None,
+            drop_junk_captions: false,
+        }
     }
 }
 
@@ -249,6 +274,26 @@ impl Source {
             Source::CocoCaptions(source) | Source::VisualGenome(source) => source.weight,
             Source::Vqa(source) => source.weight,
             Source::Synthetic(source) => source.weight,
+        }
+    }
+
+    /// The catalogue that the config names.
+    pub fn catalog(&self) -> Option<&Uri> {
+        match self {
+            Source::Parquet(source) | Source::WebDataset(source) => source.catalog.as_ref(),
+            Source::Laion(source) => source.catalog.as_ref(),
+            Source::CocoCaptions(source) | Source::VisualGenome(source) => source.catalog.as_ref(),
+            Source::Vqa(_) | Source::Synthetic(_) => None,
+        }
+    }
+
+    /// Of a sample's captions, best first, how many one is drawn from.
+    pub fn top_captions(&self) -> Option<usize> {
+        match self {
+            Source::Parquet(source) | Source::WebDataset(source) => source.top_captions,
+            Source::Laion(source) => source.top_captions,
+            Source::Synthetic(source) => source.top_captions,
+            Source::CocoCaptions(_) | Source::VisualGenome(_) | Source::Vqa(_) => None,
         }
     }
 

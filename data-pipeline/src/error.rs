@@ -39,11 +39,13 @@ pub enum DataError {
     },
     /// A prefix that was expected to hold shards holds none.
     #[error(
-        "{uri}: no *.parquet shard found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`"
+        "{uri}: no *{suffix} found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`"
     )]
     NoShards {
         /// The prefix.
         uri: String,
+        /// How their names end.
+        suffix: String,
         /// What was found instead.
         found: String,
     },
@@ -55,6 +57,44 @@ pub enum DataError {
         /// The reader's own error.
         #[source]
         source: Arc<parquet::errors::ParquetError>,
+    },
+    /// An object that is not the one that was read before.
+    #[error(
+        "{uri}: it changed since it was catalogued: {what}. Restore it, or make the catalogue anew with `blip2 data index`"
+    )]
+    Changed {
+        /// The object.
+        uri: String,
+        /// What is different.
+        what: String,
+    },
+    /// A file of annotations that cannot be used.
+    #[error(
+        "{uri}: {problem}. Expected COCO's `images` and `annotations`, Visual Genome's list of `id` and `regions`, or a list of `image` and `caption`"
+    )]
+    Annotations {
+        /// The file.
+        uri: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tar that is none, or ends early.
+    #[error("{uri}: not a readable tar: {problem}. Download or write this shard again, or remove it")]
+    Tar {
+        /// The shard.
+        uri: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A catalogue that does not belong to the source or cannot be read.
+    #[error("{uri}: {problem}. {advice}")]
+    Catalog {
+        /// The catalogue.
+        uri: String,
+        /// What was found.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// A shard whose columns are not those of an image-text shard.
     #[error(
@@ -70,7 +110,7 @@ pub enum DataError {
     },
     /// Too many samples could not be used.
     #[error(
-        "{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}"
+        "{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}{list}"
     )]
     TooManyBad {
         /// Samples that failed.
@@ -83,6 +123,8 @@ pub enum DataError {
         limit: f64,
         /// Addresses of the first failures.
         examples: String,
+        /// Where all of them are listed; empty or starting with ". ".
+        list: String,
     },
     /// A whole window of rows without a single usable one.
     #[error(
@@ -94,7 +136,7 @@ pub enum DataError {
         /// Rows tried.
         rows: u64,
         /// Why the last one failed.
-        reason: &'static str,
+        reason: String,
     },
     /// A setting that cannot work.
     #[error("{0}")]

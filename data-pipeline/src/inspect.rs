@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Form};
 use crate::error::{DataError, Result};
 use crate::image::{self, DecodeLimits, Format};
 use crate::parquet_source::Rows;
@@ -141,15 +141,13 @@ pub async fn inspect(
     if chosen.is_empty() {
         return Err(DataError::NoShards {
             uri: catalog.location.uri().into(),
+            suffix: "row".into(),
             found: "shards without a single row".into(),
         });
     }
     let per_group = options.samples.div_ceil(chosen.len());
     let mut reads = futures::stream::iter(chosen.iter().copied())
-        .map(|group| async move {
-            let known = catalog.row_groups[group];
-            Ok::<_, DataError>((group, catalog.shards[known.shard].read(known.index).await?))
-        })
+        .map(|group| async move { Ok::<_, DataError>((group, catalog.read(group).await?)) })
         .buffered(READS_IN_FLIGHT);
     let (mut counts, mut samples, mut done) = (Counts::default(), Vec::new(), 0);
     while let Some((group, rows)) = reads.try_next().await? {
@@ -160,17 +158,12 @@ pub async fn inspect(
         done += 1;
         progress(done, chosen.len());
     }
-    Ok(report(catalog, counts, samples))
+    report(catalog, counts, samples).await
 }
 
-fn report(catalog: &Catalog, counts: Counts, samples: Vec<SampleView>) -> Inspection {
-    let columns = |shard: &crate::parquet_source::Shard| -> Vec<(String, String)> {
-        shard.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
-    };
-    let schema = catalog.shards.first().map(columns).unwrap_or_default();
-    let other_schemas =
-        catalog.shards.iter().filter(|s| columns(s) != schema).map(|s| s.location.uri().to_owned()).collect();
-    Inspection {
+async fn report(catalog: &Catalog, counts: Counts, samples: Vec<SampleView>) -> Result<Inspection> {
+    let (schema, other_schemas) = schemas(catalog).await?;
+    Ok(Inspection {
         uri: catalog.location.uri().into(),
         shards: catalog.shards.len(),
         row_groups: catalog.row_groups.len(),
@@ -185,7 +178,26 @@ fn report(catalog: &Catalog, counts: Counts, samples: Vec<SampleView>) -> Inspec
         caption_words: Spread::of(counts.words),
         image_bytes: Spread::of(counts.bytes),
         samples,
+    })
+}
+
+/// The columns of the first shard, and the shards that have others. Tars and folders have none.
+async fn schemas(catalog: &Catalog) -> Result<(Vec<(String, String)>, Vec<String>)> {
+    let (mut schema, mut others) = (Vec::new(), Vec::new());
+    if catalog.description.form != Form::Parquet {
+        return Ok((schema, others));
     }
+    for number in 0..catalog.shards.len() as u32 {
+        let shard = catalog.shard(number).await?;
+        let columns: Vec<(String, String)> =
+            shard.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect();
+        match number {
+            0 => schema = columns,
+            _ if columns != schema => others.push(shard.location.uri().to_owned()),
+            _ => (),
+        }
+    }
+    Ok((schema, others))
 }
 
 fn pick(catalog: &Catalog, group: usize, rows: &Rows, count: usize, seed: u64, samples: &mut Vec<SampleView>) {
@@ -196,8 +208,6 @@ fn pick(catalog: &Catalog, group: usize, rows: &Rows, count: usize, seed: u64, s
 }
 
 fn view(catalog: &Catalog, group: usize, rows: &Rows, row: usize) -> SampleView {
-    let known = catalog.row_groups[group];
-    let uri = catalog.shards[known.shard].location.uri();
     let image = if rows.images.is_valid(row) { rows.images.value(row).to_vec() } else { Vec::new() };
     let mut captions = Vec::new();
     if rows.captions.is_valid(row) {
@@ -217,7 +227,7 @@ fn view(catalog: &Catalog, group: usize, rows: &Rows, row: usize) -> SampleView 
     };
     let decoded = image::decode(&image, &DecodeLimits::default()).map(|i| (i.width, i.height));
     SampleView {
-        place: format!("{uri} row group {} row {row}", known.index),
+        place: catalog.place(group, row),
         key: rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or_else(String::new, |k| k.value(row).to_owned()),
         captions,
         image,

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{DataError, Result};
 use crate::rng::{CounterRng, Purpose};
 
@@ -69,7 +71,7 @@ pub struct Address {
 }
 
 /// A run of rows that is shuffled together: whole row groups, cut at the lane's borders.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WindowId {
     /// The epoch.
     pub epoch: u64,

@@ -1,6 +1,10 @@
-//! Parquet shards in an object store: footers, and single row groups by ranged reads.
+//! Parquet shards in an object store: footers, and row groups or parts of them by ranged reads.
 
+mod raw_text;
+
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BinaryArray, ListArray, StringArray};
@@ -9,56 +13,71 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
 use crate::store::Location;
 
+pub(crate) use raw_text::is_not_utf8;
+
 /// Image columns in the order of preference. img2dataset names the column after its encode format.
 pub const IMAGE_COLUMNS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 /// Bytes read with the first request for a footer; one request is enough for shards up to about 350 row groups.
-const FOOTER_HINT: usize = 512 * 1024;
+const FOOTER_HINT: u64 = 512 * 1024;
+/// Length of the footer's own length and the magic bytes at a file's end.
+const FOOTER_END: usize = 8;
+/// Gaps between columns that are read rather than requested around: a request costs more than this many bytes.
+const COALESCED_GAP: u64 = 1 << 20;
 
-/// Ranged reads of one object for the Parquet reader.
+/// Ranged reads of one object for the Parquet reader, all of the same version of the object.
 #[derive(Clone)]
 struct ObjectReader {
     location: Location,
-    size: u64,
+    etag: Option<String>,
 }
 
 fn external(error: object_store::Error) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
+impl ObjectReader {
+    async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(range)), if_match: self.etag.clone(), ..GetOptions::default() };
+        self.location.store.get_opts(&self.location.path, options).await?.bytes().await
+    }
+}
+
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.location.store.get_range(&self.location.path, range).await.map_err(external) }.boxed()
+        async move { self.range(range).await.map_err(external) }.boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { self.location.store.get_ranges(&self.location.path, &ranges).await.map_err(external) }.boxed()
+        async move {
+            let fetch = |range| self.range(range);
+            object_store::coalesce_ranges(&ranges, fetch, COALESCED_GAP).await.map_err(external)
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
         &'a mut self,
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        async move {
-            let size = self.size;
-            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_HINT.min(size as usize)));
-            Ok(Arc::new(reader.load_and_finish(&mut *self, size).await?))
-        }
-        .boxed()
+        let never = "the footer is always given";
+        async move { Err(ParquetError::General(never.into())) }.boxed()
     }
 }
 
 /// Columns of a shard that training reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
     /// Encoded image bytes.
     pub image: String,
@@ -79,12 +98,26 @@ pub struct Shard {
     pub location: Location,
     /// Bytes.
     pub size: u64,
+    /// SHA-256 of the footer, which holds the place and the statistics of every column: another file has another one.
+    pub fingerprint: String,
     /// The columns that are read.
     pub columns: Columns,
     metadata: ArrowReaderMetadata,
+    reader: ObjectReader,
 }
 
-/// The rows of one row group.
+/// Rows of a shard that are read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The Parquet row group.
+    pub row_group: u32,
+    /// First row inside it.
+    pub first: u32,
+    /// Rows.
+    pub rows: u32,
+}
+
+/// The rows of one part.
 #[derive(Clone, Debug)]
 pub struct Rows {
     /// Encoded images; null where the download failed.
@@ -97,6 +130,8 @@ pub struct Rows {
     pub status: Option<StringArray>,
     /// Per-row key, when the shard has it.
     pub keys: Option<StringArray>,
+    /// Rows whose caption is no UTF-8; null in `captions`.
+    pub bad_texts: BTreeSet<usize>,
 }
 
 impl Rows {
@@ -111,13 +146,26 @@ impl Shard {
     ///
     /// # Errors
     /// [`DataError::Store`], [`DataError::Parquet`] or [`DataError::Schema`], each with the shard's URI.
-    pub async fn open(location: Location, meta: &ObjectMeta) -> Result<Self> {
-        let mut reader = ObjectReader { location: location.clone(), size: meta.size };
-        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new())
-            .await
-            .map_err(|e| read_error(&location, e))?;
-        let columns = find_columns(&location, metadata.schema())?;
-        Ok(Self { location, size: meta.size, columns, metadata })
+    pub async fn open(location: Location, size: u64) -> Result<Self> {
+        let mut shard = Self::open_any(location, size).await?;
+        shard.columns = find_columns(&shard.location, shard.schema())?;
+        Ok(shard)
+    }
+
+    /// Reads the footer of a Parquet file whose columns are not those that training reads.
+    ///
+    /// # Errors
+    /// [`DataError::Store`] or [`DataError::Parquet`] with the file's URI.
+    pub async fn open_any(location: Location, size: u64) -> Result<Self> {
+        let (footer, etag) = read_footer(&location, size).await?;
+        let decode = || {
+            let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(&footer)?);
+            ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+        };
+        let metadata = contained(decode).map_err(|e| read_error(&location, e))?;
+        let reader = ObjectReader { location: location.clone(), etag };
+        let fingerprint = format!("{:x}", Sha256::digest(&footer));
+        Ok(Self { location, size, fingerprint, columns: Columns::default(), metadata, reader })
     }
 
     /// The Arrow schema.
@@ -125,13 +173,38 @@ impl Shard {
         self.metadata.schema()
     }
 
-    /// Rows in each row group.
-    pub fn row_groups(&self) -> Vec<u32> {
-        self.metadata.metadata().row_groups().iter().map(|group| group.num_rows() as u32).collect()
+    /// Bytes of the decoded footer in memory.
+    pub fn footer_bytes(&self) -> usize {
+        self.metadata.metadata().memory_size()
     }
 
-    /// Bytes of the columns that training reads, decoded, in one row group.
-    pub fn row_group_bytes(&self, index: usize) -> u64 {
+    /// The parts in which the shard is read: whole row groups, or even parts of those above `read_unit` bytes where the
+    /// shard has a page index (without one, a part costs the whole row group).
+    pub fn parts(&self, read_unit: u64) -> Vec<Part> {
+        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        groups
+            .flat_map(|(index, group)| {
+                let rows = u32::try_from(group.num_rows()).unwrap_or(0);
+                let has_pages = group.columns().iter().all(|column| column.offset_index_offset().is_some());
+                let parts = if has_pages { self.row_group_bytes(index).div_ceil(read_unit.max(1)) as u32 } else { 1 };
+                let step = rows.div_ceil(parts.max(1)).max(1);
+                (0..rows.max(1)).step_by(step as usize).map(move |first| Part {
+                    row_group: index as u32,
+                    first,
+                    rows: step.min(rows - first),
+                })
+            })
+            .collect()
+    }
+
+    /// Bytes of the columns that training reads, decoded, in a part.
+    pub fn part_bytes(&self, part: &Part) -> u64 {
+        let group = self.metadata.metadata().row_group(part.row_group as usize);
+        let rows = group.num_rows().max(1) as u64;
+        (self.row_group_bytes(part.row_group as usize) * u64::from(part.rows)).div_ceil(rows)
+    }
+
+    fn row_group_bytes(&self, index: usize) -> u64 {
         let wanted = self.wanted();
         let group = self.metadata.metadata().row_group(index);
         let columns = group.columns().iter();
@@ -151,19 +224,41 @@ impl Shard {
             .collect()
     }
 
-    /// Reads the training columns of one row group.
+    /// Reads the training columns of a part.
     ///
     /// # Errors
-    /// [`DataError::Store`] when the store fails after its retries, [`DataError::Parquet`] when the bytes are damaged.
-    pub async fn read(&self, row_group: usize) -> Result<Rows> {
-        let batch = self.read_columns(row_group, &self.wanted()).await?;
-        let text = |name: &str| self.cast(&batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
-        let binary = self.cast(&batch, &self.columns.image, &DataType::Binary)?;
-        let captions = text(&self.columns.caption)?;
+    /// [`DataError::Store`] when the store fails after its retries, [`DataError::Parquet`] when the bytes are damaged,
+    /// [`DataError::Changed`] when the shard is not the one that was opened.
+    pub async fn read(&self, part: &Part) -> Result<Rows> {
+        match self.read_columns(part, &self.wanted()).await {
+            Ok(batch) => self.rows(&batch, None),
+            // One text that is no UTF-8 must not cost its whole row group: texts are read as bytes.
+            Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => {
+                let without: Vec<&str> = self.wanted();
+                let without: Vec<&str> = without.into_iter().filter(|name| !self.is_caption(name)).collect();
+                let batch = self.read_columns(part, &without).await?;
+                let texts = raw_text::read(&self.reader, self.metadata.metadata(), part, &self.columns.caption).await;
+                self.rows(&batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_caption(&self, name: &str) -> bool {
+        name == self.columns.caption || Some(name) == self.columns.captions.as_deref()
+    }
+
+    fn rows(&self, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
+        let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
+        let binary = self.cast(batch, &self.columns.image, &DataType::Binary)?;
         let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
         let all_captions = match &self.columns.captions {
-            Some(name) => Some(self.cast(&batch, name, &list)?.as_list::<i32>().clone()),
-            None => None,
+            Some(name) if texts.is_none() => Some(self.cast(batch, name, &list)?.as_list::<i32>().clone()),
+            _ => None,
+        };
+        let (captions, bad_texts) = match texts {
+            Some(texts) => texts,
+            None => (text(&self.columns.caption)?, BTreeSet::new()),
         };
         Ok(Rows {
             images: binary.as_binary::<i32>().clone(),
@@ -171,32 +266,49 @@ impl Shard {
             all_captions,
             status: self.columns.status.as_deref().map(text).transpose()?,
             keys: self.columns.key.as_deref().map(text).transpose()?,
+            bad_texts,
         })
     }
 
-    /// Reads some columns of one row group as one record batch.
+    /// Reads some columns of a part as one record batch.
     ///
     /// # Errors
     /// As [`Shard::read`].
-    pub async fn read_columns(&self, row_group: usize, names: &[&str]) -> Result<RecordBatch> {
-        let reader = ObjectReader { location: self.location.clone(), size: self.size };
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, self.metadata.clone());
-        let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
-        let rows = self.metadata.metadata().row_group(row_group).num_rows() as usize;
+    pub async fn read_columns(&self, part: &Part, names: &[&str]) -> Result<RecordBatch> {
         let fail = |e| read_error(&self.location, e);
-        let stream = builder
-            .with_row_groups(vec![row_group])
-            .with_projection(mask)
-            .with_batch_size(rows.max(1))
-            .build()
-            .map_err(fail)?;
+        let metadata = self.page_index(part).await.map_err(fail)?;
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), metadata);
+        let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+        let all = self.metadata.metadata().row_group(part.row_group as usize).num_rows() as usize;
+        let (first, rows) = (part.first as usize, part.rows as usize);
+        let mut builder =
+            builder.with_row_groups(vec![part.row_group as usize]).with_projection(mask).with_batch_size(rows.max(1));
+        if rows < all {
+            let selectors = vec![RowSelector::skip(first), RowSelector::select(rows)];
+            builder = builder.with_row_selection(RowSelection::from(selectors));
+        }
+        let stream = builder.build().map_err(fail)?;
         let schema = stream.schema().clone();
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(fail)?;
-        // A row group is one batch as a rule; joining would copy every image.
+        // The Parquet crate panics on some damaged pages; a bad shard must not take the rank with it.
+        let read = AssertUnwindSafe(stream.try_collect::<Vec<RecordBatch>>()).catch_unwind().await;
+        let batches = read.unwrap_or_else(|_| Err(panicked())).map_err(fail)?;
+        // A part is one batch as a rule; joining would copy every image.
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
         arrow::compute::concat_batches(&schema, &batches).map_err(|e| fail(ParquetError::ArrowError(e.to_string())))
+    }
+
+    /// The footer, with the places of pages where only some of a row group's rows are read.
+    async fn page_index(&self, part: &Part) -> parquet::errors::Result<ArrowReaderMetadata> {
+        let known = self.metadata.metadata();
+        if i64::from(part.rows) == known.row_group(part.row_group as usize).num_rows() {
+            return Ok(self.metadata.clone());
+        }
+        let reader = ParquetMetaDataReader::new_with_metadata(ParquetMetaData::clone(known));
+        let mut reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
+        reader.load_page_index(&mut self.reader.clone()).await?;
+        ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
     }
 
     fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<Arc<dyn Array>> {
@@ -210,10 +322,55 @@ impl Shard {
     }
 }
 
+/// Reads the bytes of a footer, and the ETag of the object that it came from.
+async fn read_footer(location: &Location, size: u64) -> Result<(Bytes, Option<String>)> {
+    let broken = |what: String| parquet_error(location, ParquetError::General(what));
+    if size < FOOTER_END as u64 {
+        return Err(broken(format!("{size} bytes; expected at least {FOOTER_END}")));
+    }
+    let hint = FOOTER_HINT.min(size);
+    let tail = GetOptions { range: Some(GetRange::Bounded(size - hint..size)), ..GetOptions::default() };
+    let store_error = |e| location.error("read", e);
+    let answer = location.store.get_opts(&location.path, tail).await.map_err(store_error)?;
+    let found = answer.meta.size;
+    if found != size {
+        return Err(DataError::Changed { uri: location.uri().into(), what: format!("{found} bytes, not {size}") });
+    }
+    let etag = answer.meta.e_tag.clone();
+    let tail = answer.bytes().await.map_err(store_error)?;
+    let end = &tail[tail.len() - FOOTER_END..];
+    if &end[4..] != b"PAR1" {
+        return Err(broken("it does not end in PAR1".into()));
+    }
+    let length = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    let with_end = length + FOOTER_END as u64;
+    if with_end > size {
+        return Err(broken(format!("a footer of {length} bytes in a file of {size}")));
+    }
+    let reader = ObjectReader { location: location.clone(), etag: etag.clone() };
+    let footer = match with_end <= hint {
+        true => tail.slice((hint - with_end) as usize..(hint - FOOTER_END as u64) as usize),
+        false => reader.range(size - with_end..size - FOOTER_END as u64).await.map_err(store_error)?,
+    };
+    Ok((footer, etag))
+}
+
+/// Runs a piece of the Parquet crate that may panic on damaged bytes.
+fn contained<T>(decode: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> ParquetError {
+    ParquetError::General("the reader panicked on damaged bytes".into())
+}
+
 /// A Parquet error is the store's error when the store caused it.
 fn read_error(location: &Location, error: ParquetError) -> DataError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
+            Ok(store) if matches!(*store, object_store::Error::Precondition { .. }) => {
+                DataError::Changed { uri: location.uri().into(), what: "its ETag is another one".into() }
+            }
             Ok(store) => location.error("read", *store),
             Err(other) => parquet_error(location, ParquetError::External(other)),
         },

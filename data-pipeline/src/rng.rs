@@ -32,6 +32,8 @@ pub enum Purpose {
     Generate = 11,
     /// Where a caption is cut for an encoder-decoder.
     Prefix = 12,
+    /// Which source a draw comes from.
+    Mixture = 13,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

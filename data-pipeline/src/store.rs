@@ -113,6 +113,18 @@ impl Location {
         Self { store: self.store.clone(), path: path.clone(), uri }
     }
 
+    /// Whether there is an object here.
+    ///
+    /// # Errors
+    /// [`DataError::Store`] when the store does not tell.
+    pub async fn exists(&self) -> Result<bool> {
+        match self.store.head(&self.path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.error("read", error)),
+        }
+    }
+
     /// The whole object.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The command line. Commands appear here when they work.
 
+mod data;
 mod ranks;
 mod weights;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use data::IndexArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
@@ -79,6 +81,8 @@ pub struct ConfigArgs {
 pub enum DataCommand {
     /// Make a synthetic corpus: rendered scenes with captions and questions, as Parquet shards.
     Synth(SynthArgs),
+    /// Make the catalogues of a run: which shards and rows its sources have, and which pass the filters.
+    Index(IndexArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
 }

@@ -33,6 +33,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),
         Command::Data(DataCommand::Synth(args)) => data::synth::run(&args),
+        Command::Data(DataCommand::Index(args)) => data::index::run(&args),
         Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
         Command::Verify(VerifyCommand::Exactness(args)) => verify::exactness(&args, &programs()?),
         Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),

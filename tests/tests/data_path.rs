@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
@@ -11,7 +11,7 @@ use data_pipeline::augment::TrainTransform;
 use data_pipeline::caption::Cleaner;
 use data_pipeline::catalog::Catalog;
 use data_pipeline::image::DecodeLimits;
-use data_pipeline::loader::{Batch, Ledger, Loader, LoaderSettings};
+use data_pipeline::loader::{Batch, Loader, LoaderSettings, LoaderSource, SourceLedger};
 use data_pipeline::order::Layout;
 use data_pipeline::store::Location;
 use data_pipeline::synthetic::{SynthOptions, write_corpus};
@@ -50,11 +50,11 @@ fn settings(threads: usize) -> LoaderSettings {
         slices: 2,
         transform: TrainTransform::reference(SIZE),
         captions: Cleaner::default(),
-        top_captions: None,
         limits: DecodeLimits::default(),
         decode_threads: threads,
         memory_bytes: 64 << 20,
         max_bad_fraction: 0.5,
+        quarantine: None,
     }
 }
 
@@ -62,6 +62,15 @@ fn settings(threads: usize) -> LoaderSettings {
 fn content(batch: &Batch) -> (u64, u64, Vec<u64>, Vec<String>, Vec<u32>) {
     let pixels = batch.images.iter().map(|value| value.to_bits()).collect();
     (batch.step, batch.slice, batch.samples.clone(), batch.captions.clone(), pixels)
+}
+
+fn start(
+    catalog: &Arc<Catalog>,
+    settings: LoaderSettings,
+    first: u64,
+    slices: std::ops::Range<u64>,
+) -> data_pipeline::Result<Loader> {
+    Loader::start(vec![LoaderSource::alone(catalog.clone())], settings, Arc::default(), first, slices)
 }
 
 fn run(
@@ -72,7 +81,7 @@ fn run(
     slices: std::ops::Range<u64>,
 ) -> Vec<Batch> {
     let per_step = slices.end - slices.start;
-    let mut loader = Loader::start(catalog.clone(), settings, first, slices).unwrap();
+    let mut loader = start(catalog, settings, first, slices).unwrap();
     (0..steps * per_step).map(|_| loader.next_batch().unwrap()).collect()
 }
 
@@ -90,7 +99,7 @@ fn an_epoch_delivers_every_row_once_with_one_of_its_captions() {
         for (sample, caption) in batch.samples.iter().zip(&batch.captions) {
             assert!(seen.insert(*sample), "row {sample} came twice");
             let (group, row) = place_of(&catalog, *sample);
-            let rows = runtime().block_on(catalog.shards[group.0].read(group.1)).unwrap();
+            let rows = runtime().block_on(catalog.read(group)).unwrap();
             let captions = rows.all_captions.unwrap().value(row);
             let known: Vec<String> =
                 arrow::array::AsArray::as_string::<i32>(&captions).iter().flatten().map(str::to_owned).collect();
@@ -102,10 +111,9 @@ fn an_epoch_delivers_every_row_once_with_one_of_its_captions() {
     assert_eq!(seen.len(), 1000, "1000 rows divide into 4 lanes without remainder");
 }
 
-fn place_of(catalog: &Catalog, sample: u64) -> ((usize, usize), usize) {
-    let at = catalog.row_groups.partition_point(|g| g.first_row <= sample) - 1;
-    let group = catalog.row_groups[at];
-    ((group.shard, group.index), (sample - group.first_row) as usize)
+fn place_of(catalog: &Catalog, sample: u64) -> (usize, usize) {
+    let group = catalog.row_groups.partition_point(|g| g.first_row <= sample) - 1;
+    (group, (sample - catalog.row_groups[group].first_row) as usize)
 }
 
 #[test]
@@ -186,10 +194,10 @@ fn broken_every(n: usize) -> impl Fn(usize) -> &'static str {
     move |i| if i.is_multiple_of(n) { BREAKAGES[i / n % BREAKAGES.len()].0 } else { "good" }
 }
 
-fn ledger(catalog: &Arc<Catalog>, threads: usize, steps: u64) -> (Ledger, Vec<Vec<u64>>) {
-    let mut loader = Loader::start(catalog.clone(), settings(threads), 0, 0..2).unwrap();
+fn ledger(catalog: &Arc<Catalog>, threads: usize, steps: u64) -> (SourceLedger, Vec<Vec<u64>>) {
+    let mut loader = start(catalog, settings(threads), 0, 0..2).unwrap();
     let samples = (0..steps * 2).map(|_| loader.next_batch().unwrap().samples).collect();
-    (loader.ledger().clone(), samples)
+    (loader.ledger().total(), samples)
 }
 
 #[test]
@@ -200,10 +208,9 @@ fn bad_samples_are_replaced_counted_by_reason_and_the_same_for_everyone() {
     let (found, samples) = ledger(&catalog, 1, 100); // one epoch: 800 rows in 100 steps of 8
     assert_eq!(found.seen, 800);
     // Every one of the 80 bad rows is drawn once; a replacement may be bad too and is counted again.
-    assert!((80..=100).contains(&found.skipped), "{found:?}");
-    let expected: BTreeMap<&str, u64> = BREAKAGES.iter().map(|(_, reason)| (*reason, 0)).collect();
-    assert_eq!(found.reasons.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    assert_eq!(found.reasons.values().sum::<u64>(), found.skipped);
+    assert!((80..=100).contains(&found.num_skipped()), "{found:?}");
+    let expected: BTreeSet<&str> = BREAKAGES.iter().map(|(_, reason)| *reason).collect();
+    assert_eq!(found.skipped.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
     assert!(samples.iter().flatten().all(|row| !row.is_multiple_of(10)), "a bad row was delivered");
 
     let (again, same_samples) = ledger(&catalog, 3, 100);
@@ -217,7 +224,7 @@ fn too_many_bad_samples_stop_the_run_with_reasons_and_places() {
     runtime().block_on(place.child("0.parquet").write(shard(400, broken_every(4)))).unwrap();
     let mut strict = settings(1);
     strict.max_bad_fraction = 0.01;
-    let mut loader = Loader::start(open(&place), strict, 0, 0..2).unwrap();
+    let mut loader = start(&open(&place), strict, 0, 0..2).unwrap();
     let error = (0..100).find_map(|_| loader.next_batch().err()).expect("a quarter of the rows is bad");
     let message = error.to_string();
     assert!(matches!(error, DataError::TooManyBad { .. }), "{message}");
@@ -230,24 +237,24 @@ fn too_many_bad_samples_stop_the_run_with_reasons_and_places() {
 fn a_window_without_a_usable_row_is_an_error_and_not_a_hang() {
     let place = memory();
     runtime().block_on(place.child("0.parquet").write(shard(100, |_| "html"))).unwrap();
-    let mut loader = Loader::start(open(&place), settings(1), 0, 0..2).unwrap();
+    let mut loader = start(&open(&place), settings(1), 0, 0..2).unwrap();
     let message = loader.next_batch().unwrap_err().to_string();
     assert!(message.contains("can be used") && message.contains("not_an_image"), "{message}");
 }
 
 #[test]
-fn a_shard_that_vanishes_or_is_cut_is_named() {
-    let place = corpus(650);
+fn a_source_that_vanishes_stops_the_run_and_is_named() {
+    let place = corpus(300);
     let catalog = open(&place);
-    let shard = catalog.shards[1].location.clone();
+    let shard = place.child("train/00000.parquet");
     runtime().block_on(shard.store.delete(&shard.path)).unwrap();
-    let mut loader = Loader::start(catalog, settings(1), 0, 0..2).unwrap();
-    let message = (0..200).find_map(|_| loader.next_batch().err()).expect("a shard is gone").to_string();
-    assert!(message.contains("/data/train/00001.parquet") && message.contains("Check the URI"), "{message}");
+    let mut loader = start(&catalog, settings(1), 0, 0..2).unwrap();
+    let message = loader.next_batch().unwrap_err().to_string();
+    assert!(message.contains("/data/train/00000.parquet") && message.contains("Check the URI"), "{message}");
     assert!(loader.next_batch().is_err(), "a loader that failed stays failed");
 
     let cut = memory();
-    let whole = shard_bytes(&place, "train/00000.parquet");
+    let whole = shard_bytes(&corpus(300), "train/00000.parquet");
     runtime().block_on(cut.child("0.parquet").write(whole.slice(..whole.len() - 100))).unwrap();
     let message = runtime().block_on(Catalog::open(&cut, |_, _| ())).err().unwrap().to_string();
     assert!(message.contains("/data/0.parquet: not a readable Parquet file"), "{message}");
@@ -266,7 +273,7 @@ fn a_flipped_bit_is_an_error_or_a_counted_sample_and_never_a_panic() {
         let place = memory();
         runtime().block_on(place.child("0.parquet").write(flipped)).unwrap();
         let Ok(catalog) = runtime().block_on(Catalog::open(&place, |_, _| ())) else { continue };
-        let Ok(mut loader) = Loader::start(Arc::new(catalog), settings(1), 0, 0..2) else { continue };
+        let Ok(mut loader) = start(&Arc::new(catalog), settings(1), 0, 0..2) else { continue };
         let mut taken = 0;
         while taken < 24 && loader.next_batch().is_ok() {
             taken += 1;
@@ -280,7 +287,7 @@ fn settings_that_cannot_work_are_refused_with_advice() {
     let refused = |change: fn(&mut LoaderSettings)| {
         let mut wrong = settings(1);
         change(&mut wrong);
-        Loader::start(catalog.clone(), wrong, 0, 0..2).err().expect("must be refused").to_string()
+        start(&catalog, wrong, 0, 0..2).err().expect("must be refused").to_string()
     };
     let small = refused(|s| s.memory_bytes = 1 << 16);
     assert!(small.contains("memory_mb") && small.contains("Raise memory_mb"), "{small}");
@@ -295,7 +302,7 @@ fn dropping_a_loader_in_the_middle_ends_its_threads() {
     let catalog = open(&corpus(650));
     let before = threads();
     for taken in 0..20 {
-        let mut loader = Loader::start(catalog.clone(), settings(2), taken * 3, 0..2).unwrap();
+        let mut loader = start(&catalog, settings(2), taken * 3, 0..2).unwrap();
         for _ in 0..taken {
             loader.next_batch().unwrap();
         }

@@ -12,6 +12,7 @@ use crate::TrainerError;
 use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
 use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
+use crate::feed::{self, Feed};
 use crate::finite::FiniteGuard;
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
@@ -33,6 +34,7 @@ pub struct Session<'a> {
     resume: Option<Found>,
     frozen: BTreeMap<String, String>,
     facts: Facts,
+    restored: serde_json::Value,
 }
 
 struct Writer {
@@ -62,7 +64,8 @@ impl<'a> Session<'a> {
         facts::agree(&facts, run.cluster.reduction, ranks, events)?;
         let prefix = RunPrefix::open(run.run.output.as_str())?;
         let frozen = BTreeMap::new();
-        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen, facts };
+        let restored = serde_json::Value::Null;
+        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen, facts, restored };
         let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
         session.resume = session.shared_checkpoint(None)?;
         if let Some(found) = &session.resume {
@@ -113,8 +116,24 @@ impl<'a> Session<'a> {
     }
 
     /// A frozen file that the run depends on, for manifests.
-    pub fn note_frozen(&mut self, uri: &str, sha256: &str) {
-        self.frozen.insert(uri.to_owned(), sha256.to_owned());
+    ///
+    /// # Errors
+    /// When the checkpoint that the run continues from was made with another one.
+    pub fn note_frozen(&mut self, name: &str, sha256: &str) -> Result<(), TrainerError> {
+        self.frozen.insert(name.to_owned(), sha256.to_owned());
+        let before = self.resume.as_ref().and_then(|found| found.snapshot.frozen.get(name));
+        match before.filter(|before| *before != sha256) {
+            None => Ok(()),
+            Some(before) => Err(TrainerError::Unsupported {
+                found: format!("{name} has SHA-256 {sha256}; the checkpoint was made with {before}"),
+                expected: "the same file; bring it back, or start over with --fresh".into(),
+            }),
+        }
+    }
+
+    /// Decisions from outside that the checkpoint keeps, for the stage that continues; null when none does.
+    pub fn restored(&self) -> &serde_json::Value {
+        &self.restored
     }
 
     /// The training state at which a stage continues: its checkpoint, or random values under those of the stage before.
@@ -141,8 +160,10 @@ impl<'a> Session<'a> {
         if position.step > 0 {
             let found = self.resume.take().expect("invariant: a stage continues from a checkpoint");
             restore(&mut state, &found)?;
+            self.restored = found.snapshot.ledger;
             return Ok(state);
         }
+        self.restored = serde_json::Value::Null;
         let before = match (position.index, &self.run.model.start_from) {
             (1, None) => None,
             (1, Some(weights)) if is_file(weights) => None,
@@ -196,6 +217,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let means = outcome.losses.means(outcome.slices)?;
+        let totals = outcome.feed.totals(self.ranks, at.step)?;
         let grad_norm = outcome.grad_norm;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let images_per_s = writer.images_per_s(at);
@@ -207,6 +229,7 @@ impl<'a> Session<'a> {
             values.push(("skipped_updates".to_owned(), outcome.skipped as f64));
         }
         values.extend(memory::metrics());
+        values.extend(feed::metrics(&totals));
         if let Some(rate) = images_per_s {
             values.push(("images_per_s".to_owned(), rate));
         }
@@ -235,7 +258,7 @@ impl<'a> Session<'a> {
         &mut self,
         at: &StagePosition<'_>,
         state: &State,
-        slices: &SliceMap<'_>,
+        outcome: &Outcome<'_>,
     ) -> Result<(), TrainerError> {
         let settings = &self.run.checkpoint;
         let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
@@ -244,17 +267,24 @@ impl<'a> Session<'a> {
         let mut due = [u8::from(by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time))];
         self.ranks.broadcast(&mut due, 0)?;
         if due == [1] {
-            self.checkpoint(at, state, slices)?;
+            self.checkpoint(at, state, outcome)?;
             shim::return_free_memory();
         }
         Ok(())
     }
 
-    fn checkpoint(&mut self, at: &StagePosition<'_>, state: &State, slices: &SliceMap<'_>) -> Result<(), TrainerError> {
-        let settings = &self.run.checkpoint;
+    fn checkpoint(
+        &mut self,
+        at: &StagePosition<'_>,
+        state: &State,
+        outcome: &Outcome<'_>,
+    ) -> Result<(), TrainerError> {
+        let (settings, slices) = (&self.run.checkpoint, outcome.slices);
+        let totals = outcome.feed.totals(self.ranks, at.step)?;
         let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
         let (Some(writer), [Some(exp_avg), Some(exp_avg_sq)]) = (&mut self.writer, moments) else { return Ok(()) };
-        let snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], (&self.frozen, &self.facts))?;
+        let mut snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], (&self.frozen, &self.facts))?;
+        feed::keep(&totals, &mut snapshot.ledger);
         let committed = writer.lease.commit(&snapshot)?;
         let retention = Retention { keep_last: settings.keep_last, keep_every_steps: settings.keep_every_steps };
         writer.lease.retain(retention)?;
@@ -276,6 +306,8 @@ pub struct Outcome<'a> {
     pub losses: &'a Losses,
     /// The slices that they are means over.
     pub slices: &'a SliceMap<'a>,
+    /// Where the samples came from.
+    pub feed: &'a Feed,
     /// Norm of the mean gradient.
     pub grad_norm: f64,
     /// The learning rate of the update.
@@ -309,7 +341,7 @@ pub fn set_aside(output: &str) -> Result<(), TrainerError> {
         });
     }
     let failed = |source| TrainerError::File { path: folder.display().to_string(), action: "set aside", source };
-    let left: Vec<_> = ["config.yaml", "log", "stage1", "stage2", "metrics", "tb", "eval", "report.html"]
+    let left: Vec<_> = ["config.yaml", "log", "stage1", "stage2", "metrics", "tb", "eval", "report.html", "catalog", "lost", "quarantine"]
         .map(|name| folder.join(name))
         .into_iter()
         .filter(|path| path.exists())

@@ -3,12 +3,13 @@
 //! Letters: `b` rows of a slice, `G` rows of the global batch, `P` visual tokens of width `V`.
 
 use configs::{GenerativeStage, Model, RepresentationStage, Run, Stage};
-use data_pipeline::loader::{Batch, Loader};
+use data_pipeline::loader::Batch;
 use data_pipeline::rng::{CounterRng, Purpose};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::batches;
+use crate::feed::Feed;
 use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
@@ -29,7 +30,7 @@ pub struct Slice {
     pub patches: Tensor,
     /// The captions.
     pub words: Words,
-    /// Row numbers of the samples in the catalogue.
+    /// Numbers of the samples in the run: rows of its catalogues, one behind the other.
     pub samples: Vec<u64>,
     /// Numbers of the images, `[b]`, i64, where captions of one image are all its partners; each caption is its image's
     /// only partner otherwise.
@@ -353,7 +354,7 @@ impl Losses {
 /// # Errors
 /// When the data stops, or ranks cannot talk.
 pub fn build_slices(
-    loader: &mut Loader,
+    feed: &mut Feed,
     run: &Run,
     stage: &Stage,
     towers: &Towers,
@@ -362,7 +363,7 @@ pub fn build_slices(
 ) -> Result<Vec<Slice>, TrainerError> {
     let mut read = Vec::with_capacity(map.own().len());
     for index in map.own() {
-        let mut batch = loader.next_batch()?;
+        let mut batch = feed.next_batch()?;
         if run.data.shuffle_captions {
             let others = batch.captions.len().saturating_sub(1).max(1) as u64;
             let key = [batch.step, batch.slice];

@@ -115,8 +115,8 @@ pub fn build_towers(run: &Run, session: &mut Session<'_>) -> Result<Towers, Trai
     }
     session.ranks.barrier()?;
     let towers = Towers::load(run, Device::Cpu)?;
-    session.note_frozen(run.model.image_encoder.weights().uri.as_str(), towers.image_encoder.sha256());
-    session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), towers.language_model.sha256());
+    session.note_frozen(run.model.image_encoder.weights().uri.as_str(), towers.image_encoder.sha256())?;
+    session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), towers.language_model.sha256())?;
     Ok(towers)
 }
 

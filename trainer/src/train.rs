@@ -1,20 +1,18 @@
 //! A run from its first step to its last. Read this first.
 
-use std::sync::Arc;
-
 use cluster::Collective;
 use configs::{GenerativeStage, GenerativeText, LanguageModelSizes, Run, Stage};
-use data_pipeline::catalog::Catalog;
 use tch::Device;
 
 use crate::TrainerError;
-use crate::batches::{build_loader, open_catalog};
 use crate::events::{Event, Events};
+use crate::feed::Feed;
 use crate::model::tensors::Spec;
 use crate::optimizer::{Update, update_if_finite};
 use crate::schedule::learning_rate;
 use crate::session::{Outcome, Session, StagePosition};
 use crate::slices::SliceMap;
+use crate::sources::{Sources, open_sources};
 use crate::step::{StepKey, build_slices, generative, representation};
 use crate::towers::{Towers, build_towers};
 use crate::{stage1::Stage1, stage2::Stage2};
@@ -26,9 +24,9 @@ use crate::{stage1::Stage1, stage2::Stage2};
 pub fn train(run: &Run, ranks: &dyn Collective, events: Events) -> Result<(), TrainerError> {
     let mut session = Session::begin(run, ranks, events)?;
     let towers = build_towers(run, &mut session)?;
-    let catalog = open_catalog(&run.data)?;
+    let sources = open_sources(run, &mut session)?;
     for position in session.stages_left() {
-        train_stage(run, position, &towers, Arc::clone(&catalog), &mut session)?;
+        train_stage(run, position, &towers, &sources, &mut session)?;
     }
     events.send(&Event::Done);
     Ok(())
@@ -38,18 +36,18 @@ fn train_stage(
     run: &Run,
     mut at: StagePosition<'_>,
     towers: &Towers,
-    catalog: Arc<Catalog>,
+    sources: &Sources,
     session: &mut Session<'_>,
 ) -> Result<(), TrainerError> {
     let (stage, ranks) = (at.stage, session.ranks);
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
     let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks(), Device::Cpu)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
-    let mut loader = build_loader(&run.data, stage, seed, catalog, at.step, slices.own())?;
+    let mut feed = Feed::start(run, &at, sources, slices.own(), ranks.rank(), session.restored())?;
     announce(session, stage, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
-        let batch = build_slices(&mut loader, run, stage, towers, &slices, key)?;
+        let batch = build_slices(&mut feed, run, stage, towers, &slices, key)?;
         let (losses, gradient) = match stage {
             Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
             Stage::Generative(stage) => {
@@ -62,10 +60,10 @@ fn train_stage(
         let update = Update { stage, step, grad_norm, learning_rate, batch: &batch, slices: &slices, events };
         update_if_finite(&mut state, gradient, &update)?;
         at.step += 1;
-        let outcome =
-            Outcome { losses: &losses, slices: &slices, grad_norm, learning_rate, skipped: state.finite.skipped() };
+        let skipped = state.finite.skipped();
+        let outcome = Outcome { losses: &losses, slices: &slices, feed: &feed, grad_norm, learning_rate, skipped };
         session.report(&at, &outcome)?;
-        session.checkpoint_if_due(&at, &state, &slices)?;
+        session.checkpoint_if_due(&at, &state, &outcome)?;
     }
     Ok(())
 }

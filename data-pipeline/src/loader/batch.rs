@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::sample::Sample;
 use crate::error::{DataError, Result};
 
@@ -64,10 +66,12 @@ impl std::fmt::Debug for Pixels {
 /// A sample that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
+    /// Index of the source.
+    pub source: usize,
     /// Shard URI, row group and row.
     pub place: String,
     /// A short stable reason, such as `truncated` or `no_caption`.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 /// One slice of one step.
@@ -83,25 +87,28 @@ pub struct Batch {
     pub captions: Vec<String>,
     /// img2dataset's keys; empty strings where the shard has none.
     pub keys: Vec<String>,
-    /// Row number of each sample in the catalogue.
+    /// Number of each sample in the run: its row in its source's catalogue, behind the rows of the sources in front.
     pub samples: Vec<u64>,
-    /// Encoded image bytes that were decoded.
-    pub encoded_bytes: u64,
+    /// Index of each sample's source.
+    pub sources: Vec<usize>,
+    /// Encoded image bytes of each sample.
+    pub encoded_bytes: Vec<u64>,
     /// Samples that were replaced by another row of the same window.
     pub skipped: Vec<Skipped>,
 }
 
 impl Batch {
     pub(super) fn empty(step: u64, slice: u64, images: Pixels) -> Self {
-        let (captions, keys, samples, skipped) = (vec![], vec![], vec![], vec![]);
-        Self { step, slice, images, captions, keys, samples, encoded_bytes: 0, skipped }
+        let (captions, keys, samples, sources) = (vec![], vec![], vec![], vec![]);
+        Self { step, slice, images, captions, keys, samples, sources, encoded_bytes: vec![], skipped: vec![] }
     }
 
     pub(super) fn push(&mut self, sample: Sample) {
         self.captions.push(sample.caption);
         self.keys.push(sample.key);
         self.samples.push(sample.id);
-        self.encoded_bytes += sample.encoded_bytes;
+        self.sources.push(sample.source);
+        self.encoded_bytes.push(sample.encoded_bytes);
         self.skipped.extend(sample.skipped);
     }
 
@@ -116,28 +123,57 @@ impl Batch {
     }
 }
 
-/// What a loader has delivered and skipped; counts change only when a batch is taken, so they belong to a step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+/// What has been delivered and skipped of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceLedger {
     /// Samples delivered.
     pub seen: u64,
     /// Encoded image bytes delivered.
     pub bytes: u64,
+    /// Samples replaced by another one, by reason.
+    pub skipped: BTreeMap<String, u64>,
+}
+
+impl SourceLedger {
     /// Samples replaced by another one.
-    pub skipped: u64,
-    /// Skipped samples by reason.
-    pub reasons: BTreeMap<&'static str, u64>,
+    pub fn num_skipped(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
+    /// Adds what another loader delivered and skipped.
+    pub fn add(&mut self, other: &Self) {
+        self.seen += other.seen;
+        self.bytes += other.bytes;
+        for (reason, count) in &other.skipped {
+            *self.skipped.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+/// What a loader has delivered and skipped; counts change only when a batch is taken, so they belong to a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The sources in the order of the config.
+    pub sources: Vec<SourceLedger>,
     /// The first skipped samples.
     pub examples: Vec<Skipped>,
 }
 
 impl Ledger {
+    /// All sources together.
+    pub fn total(&self) -> SourceLedger {
+        let mut total = SourceLedger::default();
+        self.sources.iter().for_each(|source| total.add(source));
+        total
+    }
+
     pub(super) fn add(&mut self, batch: &Batch) {
-        self.seen += batch.len() as u64;
-        self.bytes += batch.encoded_bytes;
-        self.skipped += batch.skipped.len() as u64;
+        for (source, bytes) in batch.sources.iter().zip(&batch.encoded_bytes) {
+            self.sources[*source].seen += 1;
+            self.sources[*source].bytes += bytes;
+        }
         for skipped in &batch.skipped {
-            *self.reasons.entry(skipped.reason).or_default() += 1;
+            *self.sources[skipped.source].skipped.entry(skipped.reason.clone()).or_default() += 1;
             if self.examples.len() < EXAMPLES_SHOWN {
                 self.examples.push(skipped.clone());
             }
@@ -146,18 +182,21 @@ impl Ledger {
 
     /// # Errors
     /// [`DataError::TooManyBad`] when more than `limit` of the samples were skipped.
-    pub(super) fn check(&self, limit: f64) -> Result<()> {
-        if self.skipped < FEWEST_BAD || self.skipped as f64 <= limit * self.seen as f64 {
+    pub(super) fn check(&self, limit: f64, list: Option<&str>) -> Result<()> {
+        let total = self.total();
+        let bad = total.num_skipped();
+        if bad < FEWEST_BAD || bad as f64 <= limit * total.seen as f64 {
             return Ok(());
         }
-        let reasons: Vec<String> = self.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        let reasons: Vec<String> = total.skipped.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
         let examples: Vec<String> = self.examples.iter().map(|s| format!("{} ({})", s.place, s.reason)).collect();
         Err(DataError::TooManyBad {
-            bad: self.skipped,
-            seen: self.seen,
+            bad,
+            seen: total.seen,
             reasons: reasons.join(", "),
             limit,
             examples: examples.join("; "),
+            list: list.map_or_else(String::new, |list| format!(". The whole list: {list}")),
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod sample;
+mod stream;
 mod windows;
 
 use std::ops::Range;
@@ -16,17 +17,19 @@ use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
-pub use batch::{Batch, Ledger, Pixels, Skipped};
+pub use batch::{Batch, Ledger, Pixels, Skipped, SourceLedger};
+pub use stream::LoaderSource;
 
 use crate::augment::TrainTransform;
 use crate::caption::Cleaner;
-use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
 use crate::image::DecodeLimits;
-use crate::order::{Layout, Order};
+use crate::order::Layout;
+use crate::quarantine::Losses;
 use batch::PixelPool;
 use sample::SampleLoader;
-use windows::{WindowPlan, Windows};
+use stream::Stream;
+use windows::{Memory, WindowPlan, Windows};
 
 /// Batches that are being decoded at the same time: one fills while the last samples of another finish.
 const BATCHES_IN_WORK: usize = 2;
@@ -44,8 +47,6 @@ pub struct LoaderSettings {
     pub transform: TrainTransform,
     /// Caption cleaning.
     pub captions: Cleaner,
-    /// Where a row has several captions: how many of the first ones one is drawn from; none for all.
-    pub top_captions: Option<usize>,
     /// Limits of an image before it is decoded.
     pub limits: DecodeLimits,
     /// Decode threads.
@@ -54,6 +55,8 @@ pub struct LoaderSettings {
     pub memory_bytes: u64,
     /// Share of samples that may be unusable before the run stops.
     pub max_bad_fraction: f64,
+    /// Where the list of unusable samples is written, for the message that stops the run.
+    pub quarantine: Option<String>,
 }
 
 impl LoaderSettings {
@@ -126,27 +129,34 @@ pub struct Loader {
     workers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     plan: Arc<WindowPlan>,
+    stream: Arc<Stream>,
     ledger: Ledger,
     max_bad_fraction: f64,
+    quarantine: Option<String>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Loader {
-    /// Starts delivering at `first_step` the slices `slices` of every step. Returns before the first read.
+    /// Starts delivering at `first_step` the slices `slices` of every step. Returns before the first read. Row groups that
+    /// cannot be read are given up and noted in `losses`, and so are those that were given up before.
     ///
     /// # Errors
     /// [`DataError::Setting`] when the settings do not divide or `memory_bytes` cannot hold the windows of the lanes.
-    pub fn start(catalog: Arc<Catalog>, settings: LoaderSettings, first_step: u64, slices: Range<u64>) -> Result<Self> {
+    pub fn start(
+        sources: Vec<LoaderSource>,
+        settings: LoaderSettings,
+        losses: Arc<Losses>,
+        first_step: u64,
+        slices: Range<u64>,
+    ) -> Result<Self> {
         settings.check()?;
-        let rows = catalog.row_groups.iter().map(|group| group.rows).collect();
-        let order = Arc::new(Order::new(settings.layout, rows)?);
+        let stream = Arc::new(Stream::new(settings.layout, sources)?);
         let lanes_per_slice = settings.layout.lanes / settings.slices;
         let lanes = slices.start * lanes_per_slice..slices.end * lanes_per_slice;
         let batch_bytes = settings.slice_batch() * settings.transform.out_len() as u64 * 4;
         let batches = batch_bytes * (BATCHES_IN_WORK + BATCHES_READY + 1) as u64;
-        let plan =
-            WindowPlan::new(catalog.clone(), order.clone(), lanes, lanes_per_slice, settings.memory_bytes, batches)?;
-        let plan = Arc::new(plan);
+        let memory = Memory { allowed: settings.memory_bytes, batches };
+        let plan = Arc::new(WindowPlan::new(stream.clone(), losses, lanes, lanes_per_slice, memory)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("blip2-io")
@@ -158,15 +168,17 @@ impl Loader {
         let (to_consumer, batches) = sync_channel(BATCHES_READY);
         let queue =
             Queue { step: first_step, slice: slices.start, slices, lanes_per_slice, windows, batches: to_consumer };
-        let max_bad_fraction = settings.max_bad_fraction;
-        let workers = spawn_workers(Arc::new(Mutex::new(queue)), settings, catalog, order, &stop)?;
+        let (max_bad_fraction, quarantine) = (settings.max_bad_fraction, settings.quarantine.clone());
+        let workers = spawn_workers(Arc::new(Mutex::new(queue)), settings, stream.clone(), &stop)?;
         Ok(Self {
             batches: Some(batches),
             workers,
             stop,
             plan,
-            ledger: Ledger::default(),
+            ledger: Ledger { sources: vec![SourceLedger::default(); stream.sources.len()], examples: Vec::new() },
+            stream,
             max_bad_fraction,
+            quarantine,
             runtime: Some(runtime),
         })
     }
@@ -179,7 +191,7 @@ impl Loader {
         let batches = self.batches.as_ref().ok_or(DataError::Stopped)?;
         let batch = take(batches).and_then(|batch| {
             self.ledger.add(&batch);
-            self.ledger.check(self.max_bad_fraction)?;
+            self.ledger.check(self.max_bad_fraction, self.quarantine.as_deref())?;
             Ok(batch)
         });
         if batch.is_err() {
@@ -191,6 +203,11 @@ impl Loader {
     /// What has been delivered and skipped since the start.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Samples that all ranks together draw from each source before a step, and how many different rows these are.
+    pub fn drawn_before(&self, step: u64) -> Vec<(u64, u64)> {
+        (0..self.stream.sources.len()).map(|source| self.stream.drawn(source, step)).collect()
     }
 }
 
@@ -217,8 +234,7 @@ impl Drop for Loader {
 fn spawn_workers(
     queue: Arc<Mutex<Queue>>,
     settings: LoaderSettings,
-    catalog: Arc<Catalog>,
-    order: Arc<Order>,
+    stream: Arc<Stream>,
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let failed = |e: &dyn std::fmt::Display| DataError::Setting(format!("cannot start decode threads: {e}"));
@@ -229,7 +245,7 @@ fn spawn_workers(
         .map_err(|e| failed(&e))?;
     let pool = Arc::new(pool);
     let pixels = PixelPool::new(settings.slice_batch() as usize * settings.transform.out_len());
-    let loader = Arc::new(SampleLoader { settings, catalog, order });
+    let loader = Arc::new(SampleLoader { settings, stream });
     let mut workers = Vec::new();
     for number in 0..BATCHES_IN_WORK {
         let (queue, pool, loader, pixels, stop) =

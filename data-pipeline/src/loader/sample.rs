@@ -7,13 +7,16 @@ use arrow::array::{Array, AsArray};
 
 use super::LoaderSettings;
 use super::batch::Skipped;
+use super::stream::{Ordered, Stream};
 use super::windows::WindowDraw;
-use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
 use crate::image::{self, RgbImage};
-use crate::order::{Address, Order};
+use crate::order::{Address, WindowId};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+
+/// Bytes of pixels that a decode thread keeps for its next image: 5 million pixels, more than most photos have.
+const LARGEST_KEPT: usize = 16 << 20;
 
 thread_local! {
     /// Pixels of the image being decoded; the memory is used again by the next one.
@@ -22,6 +25,7 @@ thread_local! {
 
 /// A decoded sample without its pixels, which lie in the batch.
 pub(super) struct Sample {
+    pub(super) source: usize,
     pub(super) caption: String,
     pub(super) key: String,
     pub(super) id: u64,
@@ -32,8 +36,7 @@ pub(super) struct Sample {
 /// Everything that decoding a sample needs, shared by all decode threads.
 pub(super) struct SampleLoader {
     pub(super) settings: LoaderSettings,
-    pub(super) catalog: Arc<Catalog>,
-    pub(super) order: Arc<Order>,
+    pub(super) stream: Arc<Stream>,
 }
 
 impl SampleLoader {
@@ -43,77 +46,76 @@ impl SampleLoader {
     /// # Errors
     /// [`DataError::NoUsableRow`].
     pub(super) fn load(&self, drawn: &WindowDraw, slot: &mut [f32]) -> Result<Sample> {
+        let ordered = &self.stream.sources[drawn.source];
         let (id, offset) = (&drawn.draw.window, drawn.draw.offset);
-        let rows_in_window = self.order.window_rows(id);
-        let stride = self.order.rows_per_step();
+        let rows_in_window = ordered.order.window_rows(id);
+        let stride = self.stream.rows_per_step();
         let mut skipped = Vec::new();
         for attempt in 0..rows_in_window {
             let candidate = substitute(offset, attempt, rows_in_window, stride);
-            let address = self.order.address(id, candidate);
+            let address = ordered.address(id, candidate);
             match self.try_row(drawn, address, slot) {
                 Ok(mut sample) => {
                     sample.skipped = skipped;
                     return Ok(sample);
                 }
-                Err(reason) => skipped.push(Skipped { place: self.place(address), reason }),
+                Err(reason) => {
+                    let place = ordered.source.catalog.place(address.row_group, address.row);
+                    skipped.push(Skipped { source: drawn.source, place, reason });
+                }
             }
         }
+        let address = ordered.address(id, offset);
         Err(DataError::NoUsableRow {
-            place: self.place(self.order.address(id, offset)),
+            place: ordered.source.catalog.place(address.row_group, address.row),
             rows: rows_in_window,
-            reason: skipped.last().map_or("none", |s| s.reason),
+            reason: skipped.pop().map_or_else(|| "none".into(), |last| last.reason),
         })
     }
 
-    fn place(&self, address: Address) -> String {
-        let group = self.catalog.row_groups[address.row_group];
-        let uri = self.catalog.shards[group.shard].location.uri();
-        format!("{uri} row group {} row {}", group.index, address.row)
-    }
-
-    fn try_row(
-        &self,
-        drawn: &WindowDraw,
-        address: Address,
-        slot: &mut [f32],
-    ) -> std::result::Result<Sample, &'static str> {
-        let rows = drawn.window.rows(address.row_group).ok_or("row_group_not_read")?;
+    fn try_row(&self, drawn: &WindowDraw, address: Address, slot: &mut [f32]) -> std::result::Result<Sample, String> {
+        let ordered = &self.stream.sources[drawn.source];
+        let rows = drawn.window.rows(address.row_group)?;
         let row = address.row;
         if let Some(status) = &rows.status
             && (status.is_null(row) || status.value(row) != "success")
         {
-            return Err("download_failed");
+            return Err("download_failed".into());
         }
         if rows.images.is_null(row) || rows.images.value(row).is_empty() {
-            return Err("no_image");
+            return Err("no_image".into());
         }
-        let group = self.catalog.row_groups[address.row_group];
-        let id = group.first_row + row as u64;
-        let raw = self.caption(rows, row, address.epoch, id).ok_or("no_caption")?;
+        let group = ordered.source.catalog.row_groups[address.row_group];
+        let id = ordered.first_sample + group.first_row + row as u64;
+        let no_caption = || if rows.bad_texts.contains(&row) { "caption_not_utf8" } else { "no_caption" };
+        let raw = self.caption(ordered, rows, row, (address.epoch, id)).ok_or_else(no_caption)?;
         let caption = self.settings.captions.caption(raw);
         if caption.len() == self.settings.captions.prompt.len() {
-            return Err("no_caption");
+            return Err("no_caption".into());
         }
         let encoded = rows.images.value(row);
         DECODED.with_borrow_mut(|decoded| {
             image::decode_into(encoded, &self.settings.limits, decoded).map_err(|e| e.reason())?;
             let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Augment, &[address.epoch, id]);
             self.settings.transform.apply(decoded, &mut rng, slot);
+            if decoded.pixels.capacity() > LARGEST_KEPT {
+                decoded.pixels = Vec::new();
+            }
             Ok::<(), &'static str>(())
         })?;
-        let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row));
-        Ok(Sample { caption, key: key.to_owned(), id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
+        let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row)).to_owned();
+        Ok(Sample { source: drawn.source, caption, key, id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
     }
 
     /// The row's caption; one drawn by counter when there are several.
-    fn caption<'a>(&self, rows: &'a Rows, row: usize, epoch: u64, id: u64) -> Option<&'a str> {
+    fn caption<'a>(&self, ordered: &Ordered, rows: &'a Rows, row: usize, (epoch, id): (u64, u64)) -> Option<&'a str> {
         if let Some(lists) = &rows.all_captions
             && lists.is_valid(row)
             && lists.value_length(row) > 0
         {
             let start = lists.value_offsets()[row] as usize;
             let all = lists.value_length(row) as u64;
-            let count = self.settings.top_captions.map_or(all, |top| all.min(top.max(1) as u64));
+            let count = ordered.source.top_captions.map_or(all, |top| all.min(top.max(1) as u64));
             let drawn =
                 CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
             let all = lists.values().as_string::<i32>();
@@ -122,6 +124,14 @@ impl SampleLoader {
             }
         }
         rows.captions.is_valid(row).then(|| rows.captions.value(row))
+    }
+}
+
+impl Ordered {
+    /// The row at `offset` of a window's shuffled order, as it is numbered in its row group.
+    fn address(&self, id: &WindowId, offset: u64) -> Address {
+        let address = self.order.address(id, offset);
+        Address { row: self.source.catalog.row_of(address.row_group, address.row), ..address }
     }
 }
 

@@ -3,19 +3,22 @@
 //! Bytes are charged strictly in need order, so what is held is always a prefix of what is needed. Only when a batch
 //! waits for a window that the budget keeps out (a step that spans several windows of a lane holds them together) is
 //! that window let in over the budget; room for one such window per lane of a slice is set aside.
+//!
+//! A row group that cannot be read is lost to its window, unless the window has no other: then the reading stops.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::catalog::Catalog;
+use super::stream::{Stream, StreamDraw};
 use crate::error::{DataError, Result};
-use crate::order::{Draw, Order, WindowId};
+use crate::order::{Draw, WindowId};
 use crate::parquet_source::Rows;
+use crate::quarantine::{Loss, Losses, reason};
 
 /// Row groups requested at the same time. On slow stores depth hides latency; on a local disk it costs nothing.
 const READS_IN_FLIGHT: usize = 8;
@@ -25,23 +28,25 @@ const UNIT: u64 = 1024;
 /// The rows of one window, charged to the budget until dropped.
 pub(super) struct Window {
     rows: HashMap<usize, Rows>,
+    lost: BTreeMap<usize, String>,
     _charge: Option<OwnedSemaphorePermit>,
 }
 
 impl Window {
-    /// The rows of a row group of the catalogue.
-    pub(super) fn rows(&self, row_group: usize) -> Option<&Rows> {
-        self.rows.get(&row_group)
+    /// The rows of a row group of the catalogue; the reason when it is lost.
+    pub(super) fn rows(&self, row_group: usize) -> std::result::Result<&Rows, &str> {
+        self.rows.get(&row_group).ok_or_else(|| self.lost.get(&row_group).map_or("row_group_not_read", String::as_str))
     }
 }
 
 /// A draw with the window that holds its row.
 pub(super) struct WindowDraw {
     pub(super) window: Arc<Window>,
+    pub(super) source: usize,
     pub(super) draw: Draw,
 }
 
-type Key = (u64, u64, u64);
+type Key = (usize, WindowId);
 
 #[derive(Default)]
 struct Arrived {
@@ -56,14 +61,14 @@ struct Arrived {
 impl Arrived {
     /// Whether a batch waits for a window that has not even been let in.
     fn starved(&self) -> bool {
-        self.awaited.is_some_and(|key| !self.windows.contains_key(&key))
+        self.awaited.as_ref().is_some_and(|key| !self.windows.contains_key(key))
     }
 }
 
 /// What is read in which order, and what has arrived.
 pub(super) struct WindowPlan {
-    catalog: Arc<Catalog>,
-    order: Arc<Order>,
+    stream: Arc<Stream>,
+    losses: Arc<Losses>,
     lanes: Range<u64>,
     budget: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -72,42 +77,55 @@ pub(super) struct WindowPlan {
     starving: Notify,
 }
 
-fn key(id: &WindowId) -> Key {
-    (id.lane, id.epoch, id.number)
+/// What a loader may use, and what it uses for batches, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Memory {
+    pub(super) allowed: u64,
+    pub(super) batches: u64,
 }
 
 impl WindowPlan {
-    /// Checks that `memory` bytes hold the batches, one window of every lane and the reads in flight.
+    /// Checks that the memory holds the batches, one window of every lane and source, and the reads in flight.
     pub(super) fn new(
-        catalog: Arc<Catalog>,
-        order: Arc<Order>,
+        stream: Arc<Stream>,
+        losses: Arc<Losses>,
         lanes: Range<u64>,
         lanes_per_slice: u64,
-        memory: u64,
-        batch_bytes: u64,
+        memory: Memory,
     ) -> Result<Self> {
-        let largest = catalog.row_groups.iter().map(|g| g.bytes).max().unwrap_or(0);
-        let reading = largest * READS_IN_FLIGHT as u64;
-        let groups_per_lane = (catalog.row_groups.len() as u64).div_ceil(order.lanes()) + 1;
-        let window = largest.div_ceil(UNIT) * UNIT * order.window_row_groups().min(groups_per_lane);
-        let reserved = batch_bytes + reading + window * lanes_per_slice;
-        let needed = reserved + window * (lanes.end - lanes.start);
-        if needed > memory {
+        let largest = |source: usize| {
+            stream.sources[source].source.catalog.row_groups.iter().map(|group| group.bytes).max().unwrap_or(0)
+        };
+        let window = |source: usize| {
+            let ordered = &stream.sources[source];
+            let groups = (ordered.source.catalog.row_groups.len() as u64).div_ceil(stream.layout.lanes) + 1;
+            largest(source).div_ceil(UNIT) * UNIT * ordered.order.window_row_groups().min(groups)
+        };
+        let sources = 0..stream.sources.len();
+        let reading = sources.clone().map(largest).max().unwrap_or(0) * READS_IN_FLIGHT as u64;
+        let windows: u64 = sources.clone().map(window).sum();
+        let footers: u64 = stream.sources.iter().map(|ordered| ordered.source.catalog.footer_memory()).sum();
+        let reserved = memory.batches + reading + windows * lanes_per_slice + footers;
+        let needed = reserved + windows * (lanes.end - lanes.start);
+        if needed > memory.allowed {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(DataError::Setting(format!(
-                "data.loader.memory_mb = {}: this rank's {} lanes x {} row groups of up to {} KiB, the reads in flight and the \
-                 batches need {} MiB. Raise memory_mb, or lower data.shuffle_window_row_groups or data.lanes, or use more ranks",
-                mib(memory),
+                "data.loader.memory_mb = {}: this rank's {} lanes x {} sources x {} row groups of up to {} KiB, the reads \
+                 in flight and the batches need {} MiB. Raise memory_mb, or lower data.shuffle_window_row_groups or \
+                 data.lanes, or use more ranks",
+                mib(memory.allowed),
                 lanes.end - lanes.start,
-                order.window_row_groups(),
-                largest.div_ceil(1024),
+                sources.len(),
+                stream.layout.window_row_groups,
+                sources.map(largest).max().unwrap_or(0).div_ceil(1024),
                 mib(needed)
             )));
         }
-        let units = ((memory - reserved) / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));
+        let units =
+            ((memory.allowed - reserved) / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));
         let (budget, reads) = (Arc::new(Semaphore::new(units as usize)), Arc::new(Semaphore::new(READS_IN_FLIGHT)));
         let (arrived, changed, starving) = (Mutex::default(), Condvar::new(), Notify::new());
-        Ok(Self { catalog, order, lanes, budget, reads, arrived, changed, starving })
+        Ok(Self { stream, losses, lanes, budget, reads, arrived, changed, starving })
     }
 
     fn arrived(&self) -> MutexGuard<'_, Arrived> {
@@ -128,25 +146,34 @@ impl WindowPlan {
     }
 
     /// Bytes charged for a window: whole units, never zero.
-    fn units(&self, groups: &[usize]) -> u32 {
-        let bytes: u64 = groups.iter().map(|g| self.catalog.row_groups[*g].bytes.div_ceil(UNIT) * UNIT).sum();
+    fn units(&self, source: usize, groups: &[usize]) -> u32 {
+        let all = &self.stream.sources[source].source.catalog.row_groups;
+        let bytes: u64 = groups.iter().map(|g| all[*g].bytes.div_ceil(UNIT) * UNIT).sum();
         (bytes / UNIT).max(1) as u32
     }
 
     /// Walks over all windows in need order, for ever, charging and then reading each in the background.
     async fn run(self: Arc<Self>, first_step: u64) {
-        let per_step = self.order.rows_per_step();
-        let mut next: BinaryHeap<Reverse<(u64, u64)>> =
-            self.lanes.clone().map(|lane| Reverse((first_step * per_step, lane))).collect();
-        while let Some(Reverse((n, lane))) = next.pop() {
-            let draw = self.order.draw(lane, n);
-            let groups = self.order.window_groups(&draw.window);
-            let Some(charge) = self.admit(self.units(&groups)).await else { return };
-            self.arrived().windows.insert(key(&draw.window), None);
+        let stream = &self.stream;
+        let mut next: BinaryHeap<Reverse<(u64, u64, usize, u64)>> = BinaryHeap::new();
+        for lane in self.lanes.clone() {
+            for source in 0..stream.sources.len() {
+                let (n, m) = stream.first_draw(lane, source, first_step);
+                next.push(Reverse((m, lane, source, n)));
+            }
+        }
+        while let Some(Reverse((m, lane, source, n))) = next.pop() {
+            let order = &stream.sources[source].order;
+            let draw = order.draw(lane, n);
+            let groups = order.window_groups(&draw.window);
+            let Some(charge) = self.admit(self.units(source, &groups)).await else { return };
+            self.arrived().windows.insert((source, draw.window.clone()), None);
             self.changed.notify_all();
-            next.push(Reverse((n - draw.offset + self.order.window_rows(&draw.window), lane)));
+            let behind = n - draw.offset + order.window_rows(&draw.window);
+            next.push(Reverse((stream.position(lane, source, behind), lane, source, behind)));
+            let wanted = Wanted { source, window: draw.window, groups, step: m / stream.rows_per_step() };
             let plan = self.clone();
-            tokio::spawn(async move { plan.fetch(draw.window, groups, charge).await });
+            tokio::spawn(async move { plan.fetch(wanted, charge).await });
         }
     }
 
@@ -166,34 +193,63 @@ impl WindowPlan {
         }
     }
 
-    async fn fetch(self: Arc<Self>, id: WindowId, groups: Vec<usize>, charge: Option<OwnedSemaphorePermit>) {
-        let reads = futures::stream::iter(groups).map(|group| {
-            let (catalog, reads) = (self.catalog.clone(), self.reads.clone());
-            async move {
-                let Ok(_turn) = reads.acquire_owned().await else { return Ok(None) };
-                let known = catalog.row_groups[group];
-                Ok(Some((group, catalog.shards[known.shard].read(known.index).await?)))
-            }
-        });
-        match reads.buffer_unordered(READS_IN_FLIGHT).try_collect::<Vec<_>>().await {
-            Ok(rows) => {
-                let window = Window { rows: rows.into_iter().flatten().collect(), _charge: charge };
-                self.arrived().windows.insert(key(&id), Some(Arc::new(window)));
+    async fn fetch(self: Arc<Self>, wanted: Wanted, charge: Option<OwnedSemaphorePermit>) {
+        let reads = futures::stream::iter(wanted.groups.iter().copied()).map(|group| self.fetch_group(&wanted, group));
+        let found: Vec<(usize, Fetched)> = reads.buffer_unordered(READS_IN_FLIGHT).collect().await;
+        match self.settle(&wanted, found).await {
+            Ok(Some((rows, lost))) => {
+                let window = Window { rows, lost, _charge: charge };
+                self.arrived().windows.insert((wanted.source, wanted.window), Some(Arc::new(window)));
                 self.changed.notify_all();
             }
+            Ok(None) => (),
             Err(error) => self.fail(error),
         }
     }
 
+    async fn fetch_group(&self, wanted: &Wanted, group: usize) -> (usize, Fetched) {
+        let source = &self.stream.sources[wanted.source].source;
+        if let Some(loss) = self.losses.find(&source.name, &wanted.window, group) {
+            return (group, Fetched::LostBefore(loss.reason));
+        }
+        let Ok(_turn) = self.reads.acquire().await else { return (group, Fetched::Closed) };
+        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, Fetched::Rows))
+    }
+
+    /// Gives up the row groups that failed, which is recorded first. `None` when the loader is being dropped.
+    ///
+    /// # Errors
+    /// The first failure, when no row group of the window could be read, or the failure is not one of a row group.
+    async fn settle(&self, wanted: &Wanted, found: Vec<(usize, Fetched)>) -> Result<Option<Settled>> {
+        let (mut rows, mut lost, mut failed) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (group, fetched) in found {
+            match fetched {
+                Fetched::Rows(read) => drop(rows.insert(group, read)),
+                Fetched::LostBefore(reason) => drop(lost.insert(group, reason)),
+                Fetched::Failed(error) => drop(failed.insert(group, error)),
+                Fetched::Closed => return Ok(None),
+            }
+        }
+        for (row_group, error) in failed {
+            let Some(reason) = reason(&error).filter(|_| !rows.is_empty()) else { return Err(error) };
+            let source = self.stream.sources[wanted.source].source.name.clone();
+            let (window, step) = (wanted.window.clone(), wanted.step);
+            let loss = Loss { source, window, row_group, reason: reason.into(), error: error.to_string(), step };
+            self.losses.record(loss).await?;
+            lost.insert(row_group, reason.to_owned());
+        }
+        Ok(Some((rows, lost)))
+    }
+
     /// Waits for a window. `None` when the loader is being dropped.
-    fn wait(&self, id: &WindowId) -> Result<Option<Arc<Window>>> {
+    fn wait(&self, key: &Key) -> Result<Option<Arc<Window>>> {
         let mut arrived = self.arrived();
-        arrived.awaited = Some(key(id));
+        arrived.awaited = Some(key.clone());
         loop {
             if arrived.closed {
                 return Ok(None);
             }
-            if let Some(Some(window)) = arrived.windows.get(&key(id)) {
+            if let Some(Some(window)) = arrived.windows.get(key) {
                 let window = window.clone();
                 arrived.awaited = None;
                 return Ok(Some(window));
@@ -210,10 +266,29 @@ impl WindowPlan {
     }
 }
 
+/// A window that is to be read.
+struct Wanted {
+    source: usize,
+    window: WindowId,
+    groups: Vec<usize>,
+    step: u64,
+}
+
+/// Rows by row group, and reasons of row groups that are lost.
+type Settled = (HashMap<usize, Rows>, BTreeMap<usize, String>);
+
+/// What became of a row group.
+enum Fetched {
+    Rows(Rows),
+    LostBefore(String),
+    Failed(DataError),
+    Closed,
+}
+
 /// The windows that the lanes of a rank stand in.
 pub(super) struct Windows {
     plan: Arc<WindowPlan>,
-    current: HashMap<u64, (WindowId, Arc<Window>)>,
+    current: HashMap<(usize, u64), (WindowId, Arc<Window>)>,
 }
 
 impl Windows {
@@ -229,24 +304,25 @@ impl Windows {
     /// What stopped the reading.
     pub(super) fn draws(&mut self, step: u64, lanes: Range<u64>) -> Result<Option<Vec<WindowDraw>>> {
         let mut draws = Vec::new();
-        for draw in self.plan.order.step(step, lanes) {
-            let Some(window) = self.window(&draw.window)? else { return Ok(None) };
-            draws.push(WindowDraw { window, draw });
+        for StreamDraw { source, draw } in self.plan.stream.step(step, lanes) {
+            let Some(window) = self.window(source, &draw.window)? else { return Ok(None) };
+            draws.push(WindowDraw { window, source, draw });
         }
         Ok(Some(draws))
     }
 
-    fn window(&mut self, id: &WindowId) -> Result<Option<Arc<Window>>> {
-        if let Some((known, window)) = self.current.get(&id.lane)
+    fn window(&mut self, source: usize, id: &WindowId) -> Result<Option<Arc<Window>>> {
+        let place = (source, id.lane);
+        if let Some((known, window)) = self.current.get(&place)
             && known == id
         {
             return Ok(Some(window.clone()));
         }
-        if let Some((left, _)) = self.current.remove(&id.lane) {
-            self.plan.arrived().windows.remove(&key(&left));
+        if let Some((left, _)) = self.current.remove(&place) {
+            self.plan.arrived().windows.remove(&(source, left));
         }
-        let Some(window) = self.plan.wait(id)? else { return Ok(None) };
-        self.current.insert(id.lane, (id.clone(), window.clone()));
+        let Some(window) = self.plan.wait(&(source, id.clone()))? else { return Ok(None) };
+        self.current.insert(place, (id.clone(), window.clone()));
         Ok(Some(window))
     }
 }

@@ -8,7 +8,7 @@ use data_pipeline::augment::TrainTransform;
 use data_pipeline::caption::Cleaner;
 use data_pipeline::catalog::Catalog;
 use data_pipeline::image::{DecodeLimits, Resampling, jpeg_decoder};
-use data_pipeline::loader::{Ledger, Loader, LoaderSettings};
+use data_pipeline::loader::{Loader, LoaderSettings, LoaderSource, SourceLedger};
 use data_pipeline::order::Layout;
 use data_pipeline::store::Location;
 use serde_json::json;
@@ -52,11 +52,11 @@ fn settings(args: &BenchDataArgs) -> anyhow::Result<LoaderSettings> {
         slices: 1,
         transform: TrainTransform { resampling, ..TrainTransform::reference(args.image_size) },
         captions: Cleaner::default(),
-        top_captions: None,
         limits: DecodeLimits::default(),
         decode_threads: args.threads,
         memory_bytes: args.memory_mb << 20,
         max_bad_fraction: 1.0,
+        quarantine: None,
     })
 }
 
@@ -67,7 +67,7 @@ struct Measured {
     user: f64,
     system: f64,
     first_batch: f64,
-    ledger: Ledger,
+    ledger: SourceLedger,
 }
 
 fn measure(
@@ -80,7 +80,7 @@ fn measure(
     let steps = (images / batch).max(1);
     let (user, system) = cpu_seconds()?;
     let started = Instant::now();
-    let mut loader = Loader::start(catalog, settings, 0, 0..1)?;
+    let mut loader = Loader::start(vec![LoaderSource::alone(catalog)], settings, Arc::default(), 0, 0..1)?;
     let mut first_batch = 0.0;
     for step in 0..steps {
         loader.next_batch()?;
@@ -90,7 +90,7 @@ fn measure(
         progress.set((step + 1) * batch, steps * batch);
     }
     let wall = started.elapsed().as_secs_f64();
-    let ledger = loader.ledger().clone();
+    let ledger = loader.ledger().total();
     drop(loader);
     let (user_end, system_end) = cpu_seconds()?;
     Ok(Measured {
@@ -122,7 +122,7 @@ pub fn run(args: &BenchDataArgs) -> anyhow::Result<()> {
             "image_size": args.image_size, "resize": args.resize, "images": m.images, "wall_seconds": m.wall,
             "images_per_second": m.images as f64 / m.wall, "first_batch_seconds": m.first_batch,
             "user_seconds": m.user, "system_seconds": m.system, "images_per_cpu_second": per_cpu,
-            "peak_resident_mib": peak_mib(), "skipped": m.ledger.skipped, "reasons": m.ledger.reasons,
+            "peak_resident_mib": peak_mib(), "skipped": m.ledger.num_skipped(), "reasons": m.ledger.skipped,
         }));
     }
     print(args, &m, per_cpu);
@@ -146,6 +146,6 @@ fn print(args: &BenchDataArgs, m: &Measured, per_cpu: f64) {
         m.system,
         m.first_batch,
         peak_mib().unwrap_or(0),
-        m.ledger.skipped
+        m.ledger.num_skipped()
     );
 }

@@ -42,12 +42,11 @@ impl HeldOut {
         let transform = EvalTransform::reference(image_size as u32);
         let (mut values, mut files, mut captions, mut scenes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let wanted = request.limit.unwrap_or(usize::MAX);
-        for group in &catalog.row_groups {
+        for group in 0..catalog.row_groups.len() {
             if scenes.len() >= wanted {
                 break;
             }
-            let shard = &catalog.shards[group.shard];
-            let batch = runtime.block_on(shard.read_columns(group.index, &["jpg", "caption", "scene"]))?;
+            let batch = runtime.block_on(catalog.read_columns(group, &["jpg", "caption", "scene"]))?;
             let column = |name: &str, kind: &DataType| {
                 let column = batch.column_by_name(name).ok_or_else(|| bad(format!("there is no column {name}")))?;
                 arrow::compute::cast(column, kind).map_err(|error| bad(error.to_string()))

@@ -1,0 +1,109 @@
+//! What the outside world took away, and when: row groups that could not be read although they are catalogued.
+//!
+//! Which samples a step sees may not depend on whether a store answered. A row group that cannot be read is given up for
+//! one window (its rows are replaced by others of that window), and this is written down before the step that it touches
+//! is delivered. Whoever computes that step again, after a restart or on other ranks, reads the record and gives it up
+//! too, even when the store is well again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use object_store::{PutMode, PutOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DataError, Result};
+use crate::order::WindowId;
+use crate::store::Location;
+
+/// A row group that was given up in one window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Name of the source.
+    pub source: String,
+    /// The window.
+    #[serde(flatten)]
+    pub window: WindowId,
+    /// The row group of the catalogue.
+    pub row_group: usize,
+    /// Why, in a word that can be counted.
+    pub reason: String,
+    /// The error in full.
+    pub error: String,
+    /// The first step that needs the window.
+    pub step: u64,
+}
+
+impl Loss {
+    fn key(&self) -> Key {
+        (self.source.clone(), self.window.clone(), self.row_group)
+    }
+
+    fn name(&self) -> String {
+        let WindowId { epoch, lane, number } = self.window;
+        format!("{}-epoch{epoch}-lane{lane}-window{number}-group{}.json", self.source, self.row_group)
+    }
+}
+
+type Key = (String, WindowId, usize);
+
+/// The losses of a run.
+#[derive(Default)]
+pub struct Losses {
+    place: Option<Location>,
+    known: Mutex<BTreeMap<Key, Loss>>,
+}
+
+impl Losses {
+    /// The losses that are written below `place`, where later ones go too.
+    ///
+    /// # Errors
+    /// When they cannot be read: without them a step could not be computed again.
+    pub async fn open(place: &Location) -> Result<Self> {
+        let mut known = BTreeMap::new();
+        for (object, _) in place.list(".json").await? {
+            let broken = |error: serde_json::Error| DataError::Catalog {
+                uri: object.uri().into(),
+                problem: format!("a lost row group was recorded here, and cannot be read: {error}"),
+                advice: "Restore the file; without it the run cannot be continued with the same samples",
+            };
+            let loss: Loss = serde_json::from_slice(&object.read().await?).map_err(broken)?;
+            known.insert(loss.key(), loss);
+        }
+        Ok(Self { place: Some(place.clone()), known: Mutex::new(known) })
+    }
+
+    /// A loss that was recorded before.
+    pub fn find(&self, source: &str, window: &WindowId, row_group: usize) -> Option<Loss> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(source.to_owned(), window.clone(), row_group)).cloned()
+    }
+
+    /// Writes a loss down; returns when it is durable. Of two launches that record the same one the first counts.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn record(&self, loss: Loss) -> Result<()> {
+        if let Some(place) = &self.place {
+            let place = place.child(&loss.name());
+            let text = serde_json::to_vec_pretty(&loss).map_err(|error| DataError::Setting(error.to_string()))?;
+            let create = PutOptions::from(PutMode::Create);
+            match place.store.put_opts(&place.path, text.into(), create).await {
+                Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => (),
+                Err(error) => return Err(place.error("write", error)),
+            }
+        }
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(loss.key(), loss);
+        Ok(())
+    }
+}
+
+/// The word under which an error that costs a row group is counted; nothing for errors that are no property of one.
+pub fn reason(error: &DataError) -> Option<&'static str> {
+    match error {
+        DataError::Store { .. } => Some("shard_unavailable"),
+        DataError::Changed { .. } => Some("shard_changed"),
+        DataError::Parquet { .. } | DataError::Tar { .. } => Some("shard_damaged"),
+        DataError::Schema { .. } => Some("shard_columns"),
+        _ => None,
+    }
+}

@@ -1,0 +1,81 @@
+//! `blip2 data index`: the catalogues of a run, made before it starts.
+
+use configs::{Overrides, Source};
+use data_pipeline::catalog::{Catalog, catalog_place, index};
+use data_pipeline::store::Location;
+use serde_json::{Value, json};
+
+use super::{block_on, print_json};
+use crate::cli::IndexArgs;
+use crate::progress::{Progress, bytes, count};
+
+/// Makes the catalogue of every source, and says what is in it and what was left out.
+///
+/// # Errors
+/// A config with mistakes, or shards that cannot be listed or read.
+pub fn run(args: &IndexArgs) -> anyhow::Result<()> {
+    let run = configs::load(&args.run, &Overrides::new(&args.set))?;
+    let output = Location::parse(run.run.output.as_str())?;
+    let read_unit = run.data.loader.read_unit_mb << 20;
+    let mut rows = Vec::new();
+    for source in &run.data.sources {
+        let place = catalog_place(source, &output)?;
+        let work = async {
+            let is_kept = !args.overwrite && place.exists().await?;
+            if !is_kept {
+                make(source, &place, read_unit).await?;
+            }
+            let saved = Catalog::load(&place, source, read_unit).await?;
+            Ok((row(source, &place, &saved.catalog, &saved.sha256, is_kept), saved))
+        };
+        let (row, saved) = block_on(work, "catalogues that were finished are kept")?;
+        if !args.json {
+            print(source, &place, &saved.catalog, row["kept"] == true);
+        }
+        rows.push(row);
+    }
+    if args.json {
+        print_json(&json!({ "schema_version": 1, "sources": rows }))?;
+    }
+    Ok(())
+}
+
+async fn make(source: &Source, place: &Location, read_unit: u64) -> data_pipeline::Result<()> {
+    let progress = Progress::start(source.name(), "shards", 0);
+    let catalog = index(source, read_unit, &|done, total| progress.set(done as u64, total as u64)).await?;
+    progress.finish();
+    catalog.save(place).await?;
+    Ok(())
+}
+
+fn row(source: &Source, place: &Location, catalog: &Catalog, sha256: &str, is_kept: bool) -> Value {
+    let found = &catalog.description;
+    json!({
+        "name": source.name(), "catalog": place.uri(), "sha256": sha256, "kept": is_kept, "form": found.form,
+        "shards": catalog.shards.len(), "bytes": catalog.bytes(), "row_groups": catalog.row_groups.len(),
+        "rows": found.rows, "usable": catalog.usable(), "rejected": found.rejected, "bad_shards": found.bad_shards,
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print(source: &Source, place: &Location, catalog: &Catalog, is_kept: bool) {
+    let found = &catalog.description;
+    println!(
+        "{}: {} of {} rows in {} row groups of {} shards, {}{}",
+        source.name(),
+        count(catalog.usable()),
+        count(found.rows),
+        count(catalog.row_groups.len() as u64),
+        count(catalog.shards.len() as u64),
+        bytes(catalog.bytes()),
+        if is_kept { "; the catalogue was there" } else { "" }
+    );
+    for (reason, rows) in &found.rejected {
+        println!("  left out, {reason}: {}", count(*rows));
+    }
+    for bad in &found.bad_shards {
+        let how = if bad.used_in_part { "used up to its damage" } else { "left out" };
+        println!("  {how}: {}", bad.problem);
+    }
+    println!("  {}", place.uri());
+}

@@ -1,0 +1,74 @@
+//! The sources of a run: their catalogues, made once and shared by all ranks, and what could not be read of them.
+
+use std::sync::Arc;
+
+use cluster::broadcast_text;
+use configs::{Run, Source};
+use data_pipeline::catalog::{Catalog, SavedCatalog, catalog_place, index};
+use data_pipeline::loader::LoaderSource;
+use data_pipeline::quarantine::Losses;
+use data_pipeline::store::Location;
+
+use crate::TrainerError;
+use crate::session::Session;
+
+/// What a run reads.
+#[derive(Clone)]
+pub struct Sources {
+    /// In the order of the config.
+    pub list: Vec<LoaderSource>,
+    /// Row groups that could not be read, by the steps that needed them.
+    pub losses: Arc<Losses>,
+}
+
+/// Opens every source. A catalogue that is not there yet is made by rank 0 and kept in the run's folder, so that each
+/// later launch reads the same rows in the same order.
+///
+/// # Errors
+/// When shards cannot be listed or read, or a catalogue is not the one that the run's checkpoint was made with.
+pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, TrainerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
+    let output = Location::parse(run.run.output.as_str())?;
+    let read_unit = run.data.loader.read_unit_mb << 20;
+    let mut list = Vec::with_capacity(run.data.sources.len());
+    for source in &run.data.sources {
+        let place = catalog_place(source, &output)?;
+        if session.ranks.rank() == 0 {
+            runtime.block_on(make_if_absent(source, &place, read_unit, session))?;
+        }
+        // The others wait until it is there.
+        broadcast_text(session.ranks, "made")?;
+        let SavedCatalog { catalog, sha256 } = runtime.block_on(Catalog::load(&place, source, read_unit))?;
+        session.note_frozen(&format!("catalog of {}", source.name()), &sha256)?;
+        list.push(LoaderSource {
+            name: source.name().to_owned(),
+            catalog: Arc::new(catalog),
+            weight: source.weight(),
+            top_captions: source.top_captions(),
+        });
+    }
+    let losses = runtime.block_on(Losses::open(&output.child("lost")))?;
+    Ok(Sources { list, losses: Arc::new(losses) })
+}
+
+async fn make_if_absent(
+    source: &Source,
+    place: &Location,
+    read_unit: u64,
+    session: &Session<'_>,
+) -> Result<(), TrainerError> {
+    if place.exists().await? {
+        return Ok(());
+    }
+    let told = |done: usize, total: usize| {
+        if done.is_multiple_of(1000) && done < total {
+            session.events.message(format!("{}: {done} of {total} shards catalogued", source.name()));
+        }
+    };
+    let catalog = index(source, read_unit, &told).await?;
+    for bad in &catalog.description.bad_shards {
+        session.events.message(format!("{} is left out of the catalogue: {}", bad.uri, bad.problem));
+    }
+    catalog.save(place).await?;
+    Ok(())
+}
