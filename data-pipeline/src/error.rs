@@ -26,17 +26,6 @@ pub enum DataError {
         #[source]
         source: Box<object_store::Error>,
     },
-    /// An object is no longer the one whose size and version were noted when the catalogue was made.
-    #[error(
-        "{uri}: the object changed under way: expected {difference}. Leave shards as they are while a run reads them; to \
-         use the new one, make the catalogue again"
-    )]
-    Changed {
-        /// The object.
-        uri: String,
-        /// What was expected, and what was found instead.
-        difference: String,
-    },
     /// A prefix that was expected to hold shards holds none.
     #[error(
         "{uri}: no *{suffix} found ({found}). Check data.sources[].uri, or make shards with `blip2 data synth --out {uri}`"

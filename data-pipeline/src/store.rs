@@ -159,11 +159,11 @@ impl Location {
                 return if bytes.len() as u64 == wanted {
                     Ok(bytes)
                 } else {
-                    Err(self.changed(format!("{wanted} bytes from byte {} on, got {}", range.start, bytes.len())))
+                    Err(self.changed(format!("{} bytes from byte {} on, not {wanted}", bytes.len(), range.start)))
                 };
             }
             Err(object_store::Error::Precondition { .. }) => {
-                return Err(self.changed(format!("version {}, found another one", if_match.unwrap_or("*"))));
+                return Err(self.changed(format!("its version is no longer {}", if_match.unwrap_or("*"))));
             }
             Err(source) => source,
         };
@@ -173,7 +173,7 @@ impl Location {
         {
             self.check_version(if_match, now.e_tag.as_deref())?;
             if now.size < range.end {
-                return Err(self.changed(format!("at least {} bytes, found {}", range.end, now.size)));
+                return Err(self.changed(format!("{} bytes, not at least {}", now.size, range.end)));
             }
         }
         Err(self.error("read", source))
@@ -207,14 +207,14 @@ impl Location {
     fn check_version(&self, wanted: Option<&str>, found: Option<&str>) -> Result<()> {
         match (wanted, found) {
             (Some(wanted), Some(found)) if wanted != found => {
-                Err(self.changed(format!("version {wanted}, found {found}")))
+                Err(self.changed(format!("its version is {found}, not {wanted}")))
             }
             _ => Ok(()),
         }
     }
 
-    fn changed(&self, difference: String) -> DataError {
-        DataError::Changed { uri: self.uri.clone(), difference }
+    fn changed(&self, what: String) -> DataError {
+        DataError::Changed { uri: self.uri.clone(), what }
     }
 
     /// Writes the whole object at once: it appears complete or not at all.

@@ -84,15 +84,15 @@ fn an_object_that_changed_is_told_apart() {
                 other => panic!("{}: {other:?}", place.uri()),
             };
             let short = changed(place.read_range(90..110, None).await);
-            assert!(short.contains("expected 20 bytes from byte 90 on, got 10"), "{short}");
+            assert!(short.contains("10 bytes from byte 90 on, not 20"), "{short}");
             let behind = changed(place.read_range(200..210, None).await);
-            assert!(behind.contains("expected at least 210 bytes, found 100"), "{behind}");
+            assert!(behind.contains("100 bytes, not at least 210"), "{behind}");
 
             let old = place.head().await.unwrap().e_tag.unwrap();
             // Another length: the version of a file comes from its time and size, and its time may be the same.
             place.write(vec![0; 101]).await.unwrap();
             let other = changed(place.read_range(0..10, Some(&old)).await);
-            assert!(other.contains(&old) && other.contains("make the catalogue again"), "{other}");
+            assert!(other.contains(&old) && other.contains("blip2 data index"), "{other}");
             assert!(place.read_range(0..10, None).await.is_ok(), "any version will do without a condition");
 
             place.store.delete(&place.path).await.unwrap();

@@ -14,7 +14,7 @@ use data_pipeline::augment::TrainTransform;
 use data_pipeline::caption::Cleaner;
 use data_pipeline::catalog::Catalog;
 use data_pipeline::image::DecodeLimits;
-use data_pipeline::loader::{Loader, LoaderSettings};
+use data_pipeline::loader::{Loader, LoaderSettings, LoaderSource};
 use data_pipeline::order::Layout;
 use data_pipeline::store::Location;
 use integration_tests::fault_proxy::{Fault, FaultProxy, Plan};
@@ -33,11 +33,11 @@ fn settings(size: u32) -> LoaderSettings {
         slices: 1,
         transform: TrainTransform::reference(size),
         captions: Cleaner::default(),
-        top_captions: None,
         limits: DecodeLimits::default(),
         decode_threads: 1,
         memory_bytes: 1 << 30,
         max_bad_fraction: 0.0,
+        quarantine: None,
     }
 }
 
@@ -56,7 +56,7 @@ fn pass(server: &StaticServer, size: u32, plan: Plan) -> anyhow::Result<Pass> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let catalog = Arc::new(runtime.block_on(Catalog::open(&place, |_, _| ()))?);
     let steps = catalog.rows() * EPOCHS / BATCH;
-    let mut loader = Loader::start(catalog, settings(size), 0, 0..1)?;
+    let mut loader = Loader::start(vec![LoaderSource::alone(catalog)], settings(size), Arc::default(), 0, 0..1)?;
     // The first batch waits for the first windows in any case; a run waits for it once.
     loader.next_batch()?;
     let began = Instant::now();

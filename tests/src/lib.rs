@@ -8,5 +8,6 @@ pub mod http;
 pub mod object_servers;
 pub mod programs;
 pub mod ranks;
+pub mod sets;
 pub mod skip;
 pub mod static_server;

@@ -451,8 +451,7 @@ fn write_text_parquet(file: &Path, columns: Vec<(&str, ArrayRef)>) {
 
     let schema = "message m { required binary caption (UTF8); required binary jpg; }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer =
-        SerializedFileWriter::new(std::fs::File::create(file).unwrap(), schema, Arc::default()).unwrap();
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(file).unwrap(), schema, Arc::default()).unwrap();
     let mut group = writer.next_row_group().unwrap();
     for (_, column) in columns {
         let column = arrow::array::AsArray::as_binary::<i32>(&column).clone();

@@ -12,18 +12,45 @@ use integration_tests::blip2::{blip2, stderr};
 use integration_tests::fault_proxy::{FAULTS, FaultProxy, Plan};
 use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::built;
+use integration_tests::sets::{write_coco, write_tars};
 
-/// Rows of each corpus.
+/// Rows of the corpus that commands write.
 const ROWS: u64 = 600;
-/// Batches of 16: two epochs and a bit.
-const STEPS: &str = "80";
 
-/// What the loader reads: a name, and what writes [`ROWS`] samples of it below a folder.
-const FORMATS: [(&str, fn(&Path)); 1] = [("parquet", write_parquet)];
+/// A form of data that the loader reads.
+struct Format {
+    name: &'static str,
+    /// What `deliver` calls it.
+    form: &'static str,
+    /// Writes `rows` samples below a folder.
+    write: fn(&Path, usize),
+    rows: usize,
+    /// Batches of 16 to read: more than an epoch.
+    steps: u64,
+}
 
-fn write_parquet(folder: &Path) {
+const FORMATS: [Format; 3] = [
+    Format { name: "parquet", form: "shards", write: write_parquet, rows: 600, steps: 80 },
+    Format { name: "tar", form: "shards", write: |folder, rows| write_tars(folder, rows, 50), rows: 600, steps: 80 },
+    // One request per image: fewer.
+    Format { name: "coco", form: "coco", write: write_coco, rows: 64, steps: 6 },
+];
+
+fn write_parquet(folder: &Path, rows: usize) {
     let whole = folder.with_extension("whole");
-    succeeds(&blip2(&[&["data", "synth", "--out", whole.to_str().unwrap()][..], &SMALL].concat()));
+    let (out, scenes) = (whole.to_str().unwrap(), rows.to_string());
+    succeeds(&blip2(&[
+        "data",
+        "synth",
+        "--out",
+        out,
+        "--scenes",
+        &scenes,
+        "--test-scenes",
+        "0",
+        "--shard-rows",
+        "200",
+    ]));
     std::fs::rename(whole.join("train"), folder).unwrap();
 }
 
@@ -58,23 +85,25 @@ fn faulty(server: SocketAddr) -> FaultProxy {
 /// Every format is delivered from the store, and through faults, as it is from a folder.
 fn deliveries_are_the_same(server: &ObjectServer) {
     let folder = tempfile::tempdir().unwrap();
-    for (format, write) in FORMATS {
-        let local = folder.path().join(format);
-        write(&local);
-        let (local, uri) = (local.to_str().unwrap(), server.uri(format));
+    let proxy = faulty(server.address());
+    for Format { name, form, write, rows, steps } in FORMATS {
+        let local = folder.path().join(name);
+        write(&local, rows);
+        let (local, uri) = (local.to_str().unwrap(), server.uri(name));
         succeeds(&server.run(&built("examples/deliver"), &["copy", local, &uri]));
 
         let deliver = |address, place: &str| {
-            succeeds(&server.run_through(address, &built("examples/deliver"), &["read", place, STEPS]))
+            let words = ["read", form, place, &steps.to_string()];
+            succeeds(&server.run_through(address, &built("examples/deliver"), &words))
         };
         let expected = deliver(server.address(), local);
-        assert_eq!((expected["rows"].as_u64(), expected["seen"].as_u64()), (Some(ROWS), Some(80 * 16)), "{expected}");
+        assert_eq!((&expected["rows"], &expected["seen"]), (&rows.into(), &(steps * 16).into()), "{expected}");
+        assert_eq!(expected["reasons"], serde_json::json!({}), "{name}");
         assert_eq!(deliver(server.address(), &uri), expected, "{uri}");
-        let proxy = faulty(server.address());
         assert_eq!(deliver(proxy.address(), &uri), expected, "{uri} through faults");
-        let counts = proxy.counts();
-        assert!(counts.iter().all(|count| *count > 0), "too few of {} requests failed: {counts:?}", proxy.requests());
     }
+    let counts = proxy.counts();
+    assert!(counts.iter().all(|count| *count > 0), "too few of {} requests failed: {counts:?}", proxy.requests());
 }
 
 #[test]
