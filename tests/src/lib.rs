@@ -2,6 +2,7 @@
 //! that spoils their answers, and tests that say aloud that they were skipped.
 
 pub mod blip2;
+pub mod broken;
 pub mod connections;
 pub mod fault_proxy;
 pub mod http;
