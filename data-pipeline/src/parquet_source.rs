@@ -231,14 +231,14 @@ impl Shard {
     /// [`DataError::Changed`] when the shard is not the one that was opened.
     pub async fn read(&self, part: &Part) -> Result<Rows> {
         match self.read_columns(part, &self.wanted()).await {
-            Ok(batch) => self.rows(&batch, None),
+            Ok(batch) => self.rows(part, &batch, None),
             // One text that is no UTF-8 must not cost its whole row group: texts are read as bytes.
             Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => {
                 let without: Vec<&str> = self.wanted();
                 let without: Vec<&str> = without.into_iter().filter(|name| !self.is_caption(name)).collect();
                 let batch = self.read_columns(part, &without).await?;
                 let texts = raw_text::read(&self.reader, self.metadata.metadata(), part, &self.columns.caption).await;
-                self.rows(&batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
+                self.rows(part, &batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
             }
             Err(error) => Err(error),
         }
@@ -248,7 +248,7 @@ impl Shard {
         name == self.columns.caption || Some(name) == self.columns.captions.as_deref()
     }
 
-    fn rows(&self, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
+    fn rows(&self, part: &Part, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
         let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
         let binary = self.cast(batch, &self.columns.image, &DataType::Binary)?;
         let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
@@ -260,6 +260,12 @@ impl Shard {
             Some(texts) => texts,
             None => (text(&self.columns.caption)?, BTreeSet::new()),
         };
+        // A damaged footer may promise more rows than the pages hold, or fewer.
+        let expected = part.rows as usize;
+        if batch.num_rows() != expected || captions.len() != expected {
+            let problem = format!("its footer says {expected} rows, its pages hold {}", batch.num_rows());
+            return Err(parquet_error(&self.location, ParquetError::General(problem)));
+        }
         Ok(Rows {
             images: binary.as_binary::<i32>().clone(),
             captions,

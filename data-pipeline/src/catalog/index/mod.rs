@@ -87,8 +87,8 @@ pub(crate) fn settings_of(source: &Source, read_unit_bytes: u64) -> Result<serde
 /// See [`Catalog::open`].
 pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Result<Catalog> {
     let settings = serde_json::json!({ "filters": null, "read_unit_bytes": READ_UNIT_BYTES });
-    let is_tar = location.list(".parquet").await?.is_empty() && !location.list(".tar").await?.is_empty();
-    if is_tar {
+    // Beside its tars img2dataset puts Parquet files without images.
+    if !location.list(".tar").await?.is_empty() {
         let none = Filters::none();
         return index_shards(Form::Tar, location, Judge::by(&none), settings, progress).await;
     }
