@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BinaryArray, ListArray, StringArray};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -81,14 +81,15 @@ pub struct Shard {
     pub size: u64,
     /// The columns that are read.
     pub columns: Columns,
+    schema: SchemaRef,
     metadata: ArrowReaderMetadata,
 }
 
 /// The rows of one row group.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// Encoded images; null where the download failed.
-    pub images: BinaryArray,
+    /// Encoded images; null where the download failed. Views of the pages as read: images are not copied once more.
+    pub images: BinaryViewArray,
     /// Captions; may be null.
     pub captions: StringArray,
     /// Several captions per image, when the shard has them.
@@ -117,12 +118,14 @@ impl Shard {
             .await
             .map_err(|e| read_error(&location, e))?;
         let columns = find_columns(&location, metadata.schema())?;
-        Ok(Self { location, size: meta.size, columns, metadata })
+        let schema = metadata.schema().clone();
+        let metadata = with_views(metadata, &columns.image).map_err(|e| read_error(&location, e))?;
+        Ok(Self { location, size: meta.size, columns, schema, metadata })
     }
 
-    /// The Arrow schema.
+    /// The Arrow schema of the file.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.schema
     }
 
     /// Rows in each row group.
@@ -158,7 +161,7 @@ impl Shard {
     pub async fn read(&self, row_group: usize) -> Result<Rows> {
         let batch = self.read_columns(row_group, &self.wanted()).await?;
         let text = |name: &str| self.cast(&batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
-        let binary = self.cast(&batch, &self.columns.image, &DataType::Binary)?;
+        let binary = self.cast(&batch, &self.columns.image, &DataType::BinaryView)?;
         let captions = text(&self.columns.caption)?;
         let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
         let all_captions = match &self.columns.captions {
@@ -166,7 +169,7 @@ impl Shard {
             None => None,
         };
         Ok(Rows {
-            images: binary.as_binary::<i32>().clone(),
+            images: binary.as_binary_view().clone(),
             captions,
             all_captions,
             status: self.columns.status.as_deref().map(text).transpose()?,
@@ -208,6 +211,17 @@ impl Shard {
         };
         arrow::compute::cast(column, to).map_err(wrong)
     }
+}
+
+/// The same file, of which the image column is read as views of the pages' memory.
+fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Result<ArrowReaderMetadata> {
+    let retyped = |field: &Arc<Field>| match field.name() == image {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::BinaryView)),
+        false => field.clone(),
+    };
+    let fields: Vec<_> = metadata.schema().fields().iter().map(retyped).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
 }
 
 /// A Parquet error is the store's error when the store caused it.

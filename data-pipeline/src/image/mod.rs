@@ -9,7 +9,9 @@ mod error;
 mod exact;
 mod fast;
 mod jpeg;
+mod markers;
 mod normalize;
+mod part;
 mod raster;
 mod resize;
 mod simd;
@@ -17,6 +19,7 @@ mod simd;
 pub use error::ImageError;
 pub use jpeg::jpeg_decoder;
 pub use normalize::{Flip, Normalization, REFERENCE_NORMALIZATION};
+pub use part::Shrink;
 pub use resize::{Region, Resampling, resize};
 
 /// An image of three 8-bit channels.
@@ -121,12 +124,31 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, ImageErro
 /// # Errors
 /// Those of [`decode`].
 pub fn decode_into(bytes: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), ImageError> {
+    let whole = |width, height| Region { top: 0, left: 0, height, width };
+    decode_view(bytes, limits, Shrink::Never, whole, image).map(|_| ())
+}
+
+/// At least the view that `choose` takes of an image of the width and height that it is given; gives back where the
+/// view lies in `image`. Of a JPEG, what lies outside is decoded as little as its format allows.
+///
+/// With [`Shrink::Never`] the view's pixels and the errors are those of [`decode_into`].
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_view(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    shrink: Shrink,
+    choose: impl FnOnce(u32, u32) -> Region,
+    image: &mut RgbImage,
+) -> Result<Region, ImageError> {
     match Format::sniff(bytes)? {
-        Format::Jpeg => jpeg::decode(bytes, limits, image),
-        Format::Png => raster::decode_png(bytes, limits, image),
-        Format::WebP => raster::decode_webp(bytes, limits, image),
-        Format::Gif => raster::decode_gif(bytes, limits, image),
+        Format::Jpeg => return jpeg::decode_view(bytes, limits, shrink, choose, image),
+        Format::Png => raster::decode_png(bytes, limits, image)?,
+        Format::WebP => raster::decode_webp(bytes, limits, image)?,
+        Format::Gif => raster::decode_gif(bytes, limits, image)?,
     }
+    Ok(choose(image.width, image.height))
 }
 
 #[cfg(test)]

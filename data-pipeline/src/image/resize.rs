@@ -4,12 +4,15 @@ use std::cell::RefCell;
 
 use super::{RgbImage, exact, fast};
 
-/// How pixels are resampled. Both are Pillow's antialiased bicubic (Catmull-Rom, a = -0.5), not torch's (a = -0.75).
+/// How pixels are resampled. All are Pillow's antialiased bicubic (Catmull-Rom, a = -0.5), not torch's (a = -0.75).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resampling {
     /// SIMD with 15-bit coefficients: at least 99.99 % of values within one level of Pillow.
     #[default]
     Fast,
+    /// As fast, of JPEGs that are decoded at 1/2 or 1/4 of their size while the view is at least as large as the result:
+    /// twice the speed on large photos, other pixels (docs/benchmarks/data-path.md says by how much).
+    Scaled,
     /// Every bit as Pillow 13: 22-bit coefficients, 8 bits between the passes, Pillow's order of the passes.
     PillowExact,
 }
@@ -96,7 +99,7 @@ pub fn resize(
     region.assert_inside(image);
     assert_eq!(out.len(), out_height as usize * out_width as usize * 3, "bytes of a {out_height}x{out_width} image");
     SCRATCH.with_borrow_mut(|scratch| match resampling {
-        Resampling::Fast => scratch.fast.resize(image, region, (out_height, out_width), out),
+        Resampling::Fast | Resampling::Scaled => scratch.fast.resize(image, region, (out_height, out_width), out),
         Resampling::PillowExact => scratch.exact.resize(image, region, (out_height, out_width), out),
     });
 }

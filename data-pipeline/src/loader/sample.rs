@@ -1,6 +1,5 @@
 //! One row becomes one sample, or the next usable row of its window takes its place.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
@@ -10,15 +9,9 @@ use super::batch::Skipped;
 use super::windows::WindowDraw;
 use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
-use crate::image::{self, RgbImage};
 use crate::order::{Address, Order};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
-
-thread_local! {
-    /// Pixels of the image being decoded; the memory is used again by the next one.
-    static DECODED: RefCell<RgbImage> = const { RefCell::new(RgbImage { width: 0, height: 0, pixels: Vec::new() }) };
-}
 
 /// A decoded sample without its pixels, which lie in the batch.
 pub(super) struct Sample {
@@ -95,12 +88,9 @@ impl SampleLoader {
             return Err("no_caption");
         }
         let encoded = rows.images.value(row);
-        DECODED.with_borrow_mut(|decoded| {
-            image::decode_into(encoded, &self.settings.limits, decoded).map_err(|e| e.reason())?;
-            let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Augment, &[address.epoch, id]);
-            self.settings.transform.apply(decoded, &mut rng, slot);
-            Ok::<(), &'static str>(())
-        })?;
+        let LoaderSettings { transform, limits, layout, .. } = &self.settings;
+        let mut rng = CounterRng::new(layout.seed, Purpose::Augment, &[address.epoch, id]);
+        transform.load(encoded, limits, &mut rng, slot).map_err(|error| error.reason())?;
         let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row));
         Ok(Sample { caption, key: key.to_owned(), id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
     }
