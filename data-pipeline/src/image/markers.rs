@@ -17,7 +17,7 @@ pub(super) fn first_scan_is_all(bytes: &[u8]) -> bool {
     };
     let Some(mut data) = after_header() else { return false };
     loop {
-        let Some(at) = data.iter().position(|byte| *byte == 0xff) else { return false };
+        let Some(at) = memchr::memchr(0xff, data) else { return false };
         match data.get(at + 1) {
             // Stuffing, fill bytes and restart markers belong to the data.
             Some(0x00 | 0xd0..=0xd7) => data = &data[at + 2..],

@@ -6,15 +6,15 @@
 //! [`Resampling::PillowExact`] makes.
 
 mod error;
-mod exact;
-mod fast;
 mod jpeg;
 mod markers;
 mod normalize;
 mod part;
 mod raster;
+mod resampler;
 mod resize;
 mod simd;
+mod weights;
 
 pub use error::ImageError;
 pub use jpeg::jpeg_decoder;
