@@ -109,7 +109,8 @@ fn a_shrunk_view_is_close_to_the_full_one_and_never_smaller_than_asked() {
         let mut large = vec![0; 20 * 20 * 3];
         resize(&image, view, Resampling::Scaled, (20, 20), &mut small);
         resize(&full, choose(full.width, full.height), Resampling::Fast, (20, 20), &mut large);
-        let mirrored: Vec<u8> = small.chunks_exact(60).flat_map(|row| row.rchunks_exact(3)).flatten().copied().collect();
+        let mirrored: Vec<u8> =
+            small.chunks_exact(60).flat_map(|row| row.rchunks_exact(3)).flatten().copied().collect();
         let distance = |view: &[u8]| -> u32 { view.iter().zip(&large).map(|(a, b)| u32::from(a.abs_diff(*b))).sum() };
         assert!(distance(&small) * 3 < distance(&mirrored), "{} and {}", distance(&small), distance(&mirrored));
     }

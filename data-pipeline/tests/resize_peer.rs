@@ -13,9 +13,8 @@ fn pass(pixels: &[u8], (width, height): (u32, u32), region: Region, target: (u32
     let view = TypedCroppedImage::new(whole, region.left, region.top, region.width, region.height).unwrap();
     let mut out = vec![0; target.0 as usize * target.1 as usize * 3];
     let mut resized = TypedImage::<U8x3>::from_buffer(target.0, target.1, &mut out).unwrap();
-    let bicubic = fir::ResizeOptions::new()
-        .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
-        .use_alpha(false);
+    let bicubic =
+        fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom)).use_alpha(false);
     fir::Resizer::new().resize_typed(&view, &mut resized, &bicubic).unwrap();
     out
 }

@@ -64,7 +64,8 @@ pub fn build_loader(
 ) -> Result<Loader, TrainerError> {
     let resampling = match data.loader.resize {
         Resize::PillowExact => Resampling::PillowExact,
-        Resize::Fast | Resize::Scaled => Resampling::Fast,
+        Resize::Fast => Resampling::Fast,
+        Resize::Scaled => Resampling::Scaled,
     };
     let top_captions = match &data.sources[0] {
         Source::Synthetic(source) => source.top_captions,

@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use turbojpeg_sys as sys;
 
 use super::markers::{first_scan_is_all, is_cut};
-use super::part::{Part, Shrink};
-use super::{DecodeLimits, ImageError, Region, RgbImage};
+use super::part::Part;
+use super::{DecodeLimits, ImageError, Region, RgbImage, Shrink};
 
 /// Progressive files with more scans are an attack: the standard's encoders write about ten
 /// (libjpeg-turbo's "Two Issues with the JPEG Standard" recommends a limit and 500 as its value).
@@ -25,11 +25,6 @@ const WARNINGS: [&str; 6] = [
     "Inconsistent progression sequence",
     "Invalid SOS parameters",
 ];
-
-/// Which JPEG decoder is built in, for `doctor` and benchmark reports.
-pub fn jpeg_decoder() -> &'static str {
-    env!("BLIP2_JPEG_DECODER")
-}
 
 /// See [`super::decode_view`].
 pub(super) fn decode_view(
@@ -111,7 +106,9 @@ impl Decompressor {
             return None;
         }
         match self.get(sys::TJPARAM_TJPARAM_SUBSAMP) {
-            sys::TJSAMP_TJSAMP_444 | sys::TJSAMP_TJSAMP_GRAY | sys::TJSAMP_TJSAMP_440 | sys::TJSAMP_TJSAMP_441 => Some(8),
+            sys::TJSAMP_TJSAMP_444 | sys::TJSAMP_TJSAMP_GRAY | sys::TJSAMP_TJSAMP_440 | sys::TJSAMP_TJSAMP_441 => {
+                Some(8)
+            }
             sys::TJSAMP_TJSAMP_422 | sys::TJSAMP_TJSAMP_420 => Some(16),
             sys::TJSAMP_TJSAMP_411 => Some(32),
             _ => None,

@@ -9,6 +9,7 @@ pub(super) fn is_cut(bytes: &[u8]) -> bool {
 
 /// Whether the end-of-image marker is what follows the data of the first scan: then whoever stops reading inside that
 /// data misses nothing but data, of which libjpeg accepts every flaw with a warning.
+#[cfg(feature = "libjpeg-turbo")]
 pub(super) fn first_scan_is_all(bytes: &[u8]) -> bool {
     let after_header = || {
         let scan = first_scan(bytes)?;

@@ -1,14 +1,16 @@
 //! Encoded bytes to RGB pixels, and RGB pixels to another size.
 //!
 //! The reference is Pillow 13 `Image.open(…).convert("RGB")` and `resize(…, BICUBIC)`, because that is what the
-//! published models were trained with. JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
+//! published models were trained with. With libjpeg-turbo, JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
 //! DCT and smooth chroma upsampling), PNG, WebP and GIF pixels are equal too, and so is every bit that
 //! [`Resampling::PillowExact`] makes.
 
 mod error;
+#[cfg(feature = "libjpeg-turbo")]
 mod jpeg;
 mod markers;
 mod normalize;
+#[cfg(feature = "libjpeg-turbo")]
 mod part;
 mod raster;
 mod resampler;
@@ -17,9 +19,7 @@ mod simd;
 mod weights;
 
 pub use error::ImageError;
-pub use jpeg::jpeg_decoder;
 pub use normalize::{Flip, Normalization, REFERENCE_NORMALIZATION};
-pub use part::Shrink;
 pub use resize::{Region, Resampling, resize};
 
 /// An image of three 8-bit channels.
@@ -31,6 +31,25 @@ pub struct RgbImage {
     pub height: u32,
     /// `[height, width, 3]`, rows without padding.
     pub pixels: Vec<u8>,
+}
+
+/// Which JPEG decoder is built in, for `doctor` and benchmark reports.
+pub fn jpeg_decoder() -> &'static str {
+    env!("BLIP2_JPEG_DECODER")
+}
+
+/// Whether a JPEG may be decoded to fewer pixels than it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shrink {
+    /// Every pixel as a full decode gives it.
+    Never,
+    /// By 2 or 4 on each side, as long as the view keeps at least this many rows and columns.
+    To {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
 }
 
 /// What an image may ask for before a single pixel is allocated.
@@ -143,7 +162,13 @@ pub fn decode_view(
     image: &mut RgbImage,
 ) -> Result<Region, ImageError> {
     match Format::sniff(bytes)? {
+        #[cfg(feature = "libjpeg-turbo")]
         Format::Jpeg => return jpeg::decode_view(bytes, limits, shrink, choose, image),
+        #[cfg(not(feature = "libjpeg-turbo"))]
+        Format::Jpeg => {
+            let _whole_images_only = shrink;
+            raster::decode_jpeg(bytes, limits, image)?;
+        }
         Format::Png => raster::decode_png(bytes, limits, image)?,
         Format::WebP => raster::decode_webp(bytes, limits, image)?,
         Format::Gif => raster::decode_gif(bytes, limits, image)?,

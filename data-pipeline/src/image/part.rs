@@ -1,20 +1,6 @@
 //! Which part of a JPEG is decoded for a view, and at which size.
 
-use super::Region;
-
-/// Whether a JPEG may be decoded to fewer pixels than it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shrink {
-    /// Every pixel as a full decode gives it.
-    Never,
-    /// By 2 or 4 on each side, as long as the view keeps at least this many rows and columns.
-    To {
-        /// Rows.
-        height: u32,
-        /// Columns.
-        width: u32,
-    },
-}
+use super::{Region, Shrink};
 
 /// What is decoded, and where the view lies in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

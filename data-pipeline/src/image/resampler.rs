@@ -206,12 +206,13 @@ const PAIRS: [Lane; GROUP] = {
 /// Takes every fourth byte out of a lane of four pixels.
 const DENSE: Lane = [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 0x80, 0x80, 0x80, 0x80];
 
-/// The first pixels of a lane, four of them if the row has as many left.
+/// The four pixels of a lane, or as many as the row still takes. Rows are written from left to right, so that a whole
+/// lane may be stored where there is room: its last bytes are written over.
 #[inline(always)]
 fn write_pixels(lane: &Lane, rest_of_row: &mut [u8]) {
-    match rest_of_row.first_chunk_mut::<12>() {
-        Some(target) => target.copy_from_slice(&lane[..12]),
-        None => rest_of_row.copy_from_slice(&lane[..rest_of_row.len()]),
+    match rest_of_row.first_chunk_mut::<16>() {
+        Some(target) => *target = *lane,
+        None => rest_of_row.iter_mut().zip(&lane[..12]).for_each(|(target, level)| *target = *level),
     }
 }
 

@@ -1,26 +1,57 @@
 //! Loops compiled for the widest vectors the processor has. The only other file with unsafe code is `jpeg.rs`.
 
+#[cfg(test)]
+thread_local! {
+    /// Lanes of the widest vectors that may be used, so that tests see every one.
+    pub(super) static WIDEST: std::cell::Cell<usize> = const { std::cell::Cell::new(4) };
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+fn widest() -> usize {
+    WIDEST.get()
+}
+
+#[cfg(all(not(test), target_arch = "x86_64"))]
+#[inline(always)]
+fn widest() -> usize {
+    4
+}
+
 /// A loop that the compiler vectorises by itself; `run` must be `#[inline(always)]` to be compiled for each target.
 pub(super) trait Kernel {
     /// Does the work. The result must not depend on the vector width.
-    fn run(self);
+    ///
+    /// `fused`: whether `mul_add` is an instruction here; elsewhere it is a slow function.
+    fn run(self, fused: bool);
 }
 
-/// Runs `kernel`, with AVX2 where the processor has it.
+/// Runs `kernel`, with AVX-512 or AVX2 where the processor has it.
 pub(super) fn dispatch(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, checked in the line above.
-        unsafe { run_avx2(kernel) };
-        return;
+    {
+        use std::arch::is_x86_feature_detected;
+        if widest() >= 4 && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both, checked just above.
+            return unsafe { run_avx512(kernel) };
+        }
+        if widest() >= 2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both, checked just above.
+            return unsafe { run_avx2(kernel) };
+        }
     }
-    kernel.run();
+    kernel.run(false);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx512bw,fma")]
+fn run_avx512(kernel: impl Kernel) {
+    kernel.run(true);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
 fn run_avx2(kernel: impl Kernel) {
-    kernel.run();
+    kernel.run(true);
 }
 
 /// A loop written with [`Vector`] operations, and the same without; `run` must be `#[inline(always)]`.
@@ -35,10 +66,10 @@ pub(super) trait VectorKernel {
 pub(super) fn dispatch_vector(kernel: impl VectorKernel) {
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(vectors) = x86::Avx512::detect() {
+        if let Some(vectors) = x86::Avx512::detect().filter(|_| widest() >= 4) {
             return vectors.run(kernel);
         }
-        if let Some(vectors) = x86::Avx2::detect() {
+        if let Some(vectors) = x86::Avx2::detect().filter(|_| widest() >= 2) {
             return vectors.run(kernel);
         }
     }
@@ -222,15 +253,43 @@ mod x86 {
     }
 
     vector!(
-        Avx512, "Vectors of 64 bytes.", "avx512bw", __m512i, 4, _mm512_loadu_epi8, _mm512_storeu_epi8, join512,
-        _mm512_set1_epi32, _mm512_shuffle_epi8, _mm512_unpacklo_epi8, _mm512_unpackhi_epi8,
-        _mm512_madd_epi16, _mm512_add_epi32, _mm512_slli_epi32, _mm512_sra_epi32, _mm512_packs_epi32,
+        Avx512,
+        "Vectors of 64 bytes.",
+        "avx512bw",
+        __m512i,
+        4,
+        _mm512_loadu_epi8,
+        _mm512_storeu_epi8,
+        join512,
+        _mm512_set1_epi32,
+        _mm512_shuffle_epi8,
+        _mm512_unpacklo_epi8,
+        _mm512_unpackhi_epi8,
+        _mm512_madd_epi16,
+        _mm512_add_epi32,
+        _mm512_slli_epi32,
+        _mm512_sra_epi32,
+        _mm512_packs_epi32,
         _mm512_packus_epi16
     );
     vector!(
-        Avx2, "Vectors of 32 bytes.", "avx2", __m256i, 2, _mm256_loadu_si256, _mm256_storeu_si256, join256,
-        _mm256_set1_epi32, _mm256_shuffle_epi8, _mm256_unpacklo_epi8,
-        _mm256_unpackhi_epi8, _mm256_madd_epi16, _mm256_add_epi32, _mm256_slli_epi32, _mm256_sra_epi32,
-        _mm256_packs_epi32, _mm256_packus_epi16
+        Avx2,
+        "Vectors of 32 bytes.",
+        "avx2",
+        __m256i,
+        2,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        join256,
+        _mm256_set1_epi32,
+        _mm256_shuffle_epi8,
+        _mm256_unpacklo_epi8,
+        _mm256_unpackhi_epi8,
+        _mm256_madd_epi16,
+        _mm256_add_epi32,
+        _mm256_slli_epi32,
+        _mm256_sra_epi32,
+        _mm256_packs_epi32,
+        _mm256_packus_epi16
     );
 }

@@ -79,7 +79,8 @@ impl Weights {
             }
             Precision::Short => {
                 let greatest = self.unrounded.iter().copied().fold(0.0, f64::max);
-                let too_large = |bits: &u32| (greatest * f64::from(1 << (bits + 1))).round() >= f64::from(1 << LOW_BITS);
+                let too_large =
+                    |bits: &u32| (greatest * f64::from(1 << (bits + 1))).round() >= f64::from(1 << LOW_BITS);
                 self.bits = (0..PILLOW_BITS).find(too_large).unwrap_or(PILLOW_BITS - 1);
                 let scale = f64::from(1 << self.bits);
                 self.low.extend(pairs.map(|pair| halves(pair.map(|weight| (weight * scale).round() as i32))));
