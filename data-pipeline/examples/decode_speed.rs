@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use data_pipeline::augment::TrainTransform;
 use data_pipeline::image::{
-    DecodeLimits, Flip, REFERENCE_NORMALIZATION, Region, Resampling, RgbImage, decode_into, jpeg_decoder, resize,
+    DecodeLimits, Flip, REFERENCE_NORMALIZATION, Resampling, RgbImage, Shrink, decode_view, jpeg_decoder, resize,
 };
 use data_pipeline::rng::{CounterRng, Purpose};
 
@@ -23,7 +23,7 @@ fn main() -> Result<(), Failure> {
     };
     let kilobytes = files.iter().map(Vec::len).sum::<usize>() / files.len().max(1) / 1000;
     println!("{} files, mean {kilobytes} KB; {}", files.len(), jpeg_decoder());
-    for resampling in [Resampling::Fast, Resampling::PillowExact] {
+    for resampling in [Resampling::Fast, Resampling::Scaled, Resampling::PillowExact] {
         let mut rounds: Vec<[f64; 3]> =
             (0..ROUNDS).map(|round| microseconds(&files, resampling, round as u64)).collect::<Result<_, _>>()?;
         rounds.sort_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
@@ -45,6 +45,10 @@ fn per_second(stages: &[f64; 3]) -> f64 {
 /// Mean microseconds per image of decoding, resizing and normalising.
 fn microseconds(files: &[Vec<u8>], resampling: Resampling, epoch: u64) -> Result<[f64; 3], Failure> {
     let transform = TrainTransform { resampling, ..TrainTransform::reference(IMAGE_SIZE) };
+    let shrink = match resampling {
+        Resampling::Scaled => Shrink::To { height: IMAGE_SIZE, width: IMAGE_SIZE },
+        _ => Shrink::Never,
+    };
     let mut image = RgbImage::default();
     let mut view = vec![0; transform.out_len()];
     let mut out = vec![0.0; transform.out_len()];
@@ -52,12 +56,17 @@ fn microseconds(files: &[Vec<u8>], resampling: Resampling, epoch: u64) -> Result
     for (index, file) in files.iter().enumerate() {
         let mut rng = CounterRng::new(1, Purpose::Augment, &[epoch, index as u64]);
         let start = cpu_time()?;
-        decode_into(file, &DecodeLimits::default(), &mut image)?;
+        let mut mirrored = Flip::No;
+        let choose = |width, height| {
+            let (region, flip) = transform.draw(width, height, &mut rng);
+            mirrored = flip;
+            region
+        };
+        let region = decode_view(file, &DecodeLimits::default(), shrink, choose, &mut image)?;
         let decoded = cpu_time()?;
-        let (region, flip): (Region, Flip) = transform.draw(image.width, image.height, &mut rng);
         resize(&image, region, resampling, (IMAGE_SIZE, IMAGE_SIZE), &mut view);
         let resized = cpu_time()?;
-        REFERENCE_NORMALIZATION.apply(&view, IMAGE_SIZE as usize, flip, &mut out);
+        REFERENCE_NORMALIZATION.apply(&view, IMAGE_SIZE as usize, mirrored, &mut out);
         black_box(&out);
         let spans = [decoded - start, resized - decoded, cpu_time()? - resized];
         stages.iter_mut().zip(spans).for_each(|(stage, span)| *stage += span);

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BinaryArray, ListArray, StringArray};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -102,6 +102,7 @@ pub struct Shard {
     pub fingerprint: String,
     /// The columns that are read.
     pub columns: Columns,
+    schema: SchemaRef,
     metadata: ArrowReaderMetadata,
     reader: ObjectReader,
 }
@@ -120,8 +121,8 @@ pub struct Part {
 /// The rows of one part.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// Encoded images; null where the download failed.
-    pub images: BinaryArray,
+    /// Encoded images; null where the download failed. Views of the pages as read: images are not copied once more.
+    pub images: BinaryViewArray,
     /// Captions; may be null.
     pub captions: StringArray,
     /// Several captions per image, when the shard has them.
@@ -149,6 +150,8 @@ impl Shard {
     pub async fn open(location: Location, size: u64) -> Result<Self> {
         let mut shard = Self::open_any(location, size).await?;
         shard.columns = find_columns(&shard.location, shard.schema())?;
+        shard.metadata =
+            with_views(shard.metadata, &shard.columns.image).map_err(|e| read_error(&shard.location, e))?;
         Ok(shard)
     }
 
@@ -165,12 +168,13 @@ impl Shard {
         let metadata = contained(decode).map_err(|e| read_error(&location, e))?;
         let reader = ObjectReader { location: location.clone(), etag };
         let fingerprint = format!("{:x}", Sha256::digest(&footer));
-        Ok(Self { location, size, fingerprint, columns: Columns::default(), metadata, reader })
+        let (columns, schema) = (Columns::default(), metadata.schema().clone());
+        Ok(Self { location, size, fingerprint, columns, schema, metadata, reader })
     }
 
-    /// The Arrow schema.
+    /// The Arrow schema of the file.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.schema
     }
 
     /// Bytes of the decoded footer in memory.
@@ -250,7 +254,7 @@ impl Shard {
 
     fn rows(&self, part: &Part, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
         let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
-        let binary = self.cast(batch, &self.columns.image, &DataType::Binary)?;
+        let binary = self.cast(batch, &self.columns.image, &DataType::BinaryView)?;
         let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
         let all_captions = match &self.columns.captions {
             Some(name) if texts.is_none() => Some(self.cast(batch, name, &list)?.as_list::<i32>().clone()),
@@ -267,7 +271,7 @@ impl Shard {
             return Err(parquet_error(&self.location, ParquetError::General(problem)));
         }
         Ok(Rows {
-            images: binary.as_binary::<i32>().clone(),
+            images: binary.as_binary_view().clone(),
             captions,
             all_captions,
             status: self.columns.status.as_deref().map(text).transpose()?,
@@ -314,7 +318,8 @@ impl Shard {
         let reader = ParquetMetaDataReader::new_with_metadata(ParquetMetaData::clone(known));
         let mut reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
         reader.load_page_index(&mut self.reader.clone()).await?;
-        ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())?;
+        with_views(metadata, &self.columns.image)
     }
 
     fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<Arc<dyn Array>> {
@@ -368,6 +373,17 @@ fn contained<T>(decode: impl FnOnce() -> parquet::errors::Result<T>) -> parquet:
 
 fn panicked() -> ParquetError {
     ParquetError::General("the reader panicked on damaged bytes".into())
+}
+
+/// The same file, of which the image column is read as views of the pages' memory.
+fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Result<ArrowReaderMetadata> {
+    let retyped = |field: &Arc<Field>| match field.name() == image {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::BinaryView)),
+        false => field.clone(),
+    };
+    let fields: Vec<_> = metadata.schema().fields().iter().map(retyped).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
 }
 
 /// A Parquet error is the store's error when the store caused it.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::str::Utf8Error;
 
-use arrow::array::{BinaryArray, StringArray};
+use arrow::array::{BinaryViewArray, StringArray};
 use bytes::{Buf, Bytes};
 use serde_json::Value;
 
@@ -280,7 +280,7 @@ pub fn rows(bytes: Bytes, expected: usize) -> Result<Rows, &'static str> {
     };
     let captions: StringArray = samples.iter().enumerate().map(caption).collect();
     Ok(Rows {
-        images: samples.iter().map(|sample| sample.image.as_deref()).collect::<BinaryArray>(),
+        images: samples.iter().map(|sample| sample.image.as_deref()).collect::<BinaryViewArray>(),
         captions,
         all_captions: None,
         status: None,

@@ -192,7 +192,7 @@ pub struct BenchDataArgs {
     /// Bytes the loader may use, in MiB.
     #[arg(long, default_value_t = 1024)]
     pub memory_mb: u64,
-    /// Resampling: fast, or pillow_exact (bit-exact with Pillow's bicubic).
+    /// Resampling: fast, scaled (JPEGs decoded at 1/2 or 1/4), or pillow_exact (bit-exact with Pillow's bicubic).
     #[arg(long, default_value = "fast")]
     pub resize: String,
     /// One JSON object on standard output.

@@ -135,7 +135,8 @@ pub fn settings(run: &Run, stage: &Stage, seed: u64) -> LoaderSettings {
     let data = &run.data;
     let resampling = match data.loader.resize {
         Resize::PillowExact => Resampling::PillowExact,
-        Resize::Fast | Resize::Scaled => Resampling::Fast,
+        Resize::Fast => Resampling::Fast,
+        Resize::Scaled => Resampling::Scaled,
     };
     LoaderSettings {
         layout: Layout {

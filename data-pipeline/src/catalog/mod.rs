@@ -14,7 +14,7 @@ mod join;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, BinaryArray, ListArray, StringArray, StructArray};
+use arrow::array::{AsArray, BinaryViewArray, ListArray, StringArray, StructArray};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -350,7 +350,7 @@ impl Catalog {
         let captions = images.captions.slice(first, rows);
         let first_texts = |row: usize| captions.value(row).as_string::<i32>().value(0).to_owned();
         Ok(Rows {
-            images: bytes.iter().map(Option::as_deref).collect::<BinaryArray>(),
+            images: bytes.iter().map(Option::as_deref).collect::<BinaryViewArray>(),
             captions: (0..rows).map(|row| Some(first_texts(row))).collect(),
             all_captions: Some(captions),
             status: None,

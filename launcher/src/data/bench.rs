@@ -47,8 +47,11 @@ fn peak_mib() -> Option<u64> {
 fn settings(args: &BenchDataArgs) -> anyhow::Result<LoaderSettings> {
     let resampling = match args.resize.as_str() {
         "fast" => Resampling::Fast,
+        "scaled" => Resampling::Scaled,
         "pillow_exact" => Resampling::PillowExact,
-        other => bail!(data_pipeline::DataError::Setting(format!("--resize {other}: expected fast or pillow_exact"))),
+        other => {
+            bail!(data_pipeline::DataError::Setting(format!("--resize {other}: expected fast, scaled or pillow_exact")))
+        }
     };
     let lanes = (1..=MOST_LANES).rev().find(|lanes| args.batch.is_multiple_of(*lanes)).unwrap_or(1);
     Ok(LoaderSettings {
