@@ -35,7 +35,50 @@ fn main() -> Result<(), Failure> {
             per_second(&rounds[ROUNDS / 2])
         );
     }
+    print_deviation(&files)
+}
+
+/// How far the views of the scaled mode are from those of the fast one, in levels of 8 bits.
+fn print_deviation(files: &[Vec<u8>]) -> Result<(), Failure> {
+    let (mut squares, mut within, mut values) = (0.0, [0u64; 3], 0u64);
+    for (index, file) in files.iter().enumerate() {
+        let [fast, scaled] =
+            [Resampling::Fast, Resampling::Scaled].map(|resampling| view(file, resampling, index as u64));
+        for (a, b) in fast?.into_iter().zip(scaled?) {
+            let distance = a.abs_diff(b);
+            squares += f64::from(distance).powi(2);
+            values += 1;
+            within.iter_mut().zip([1, 4, 16]).for_each(|(count, most)| *count += u64::from(distance <= most));
+        }
+    }
+    let share = within.map(|count| 100.0 * count as f64 / values as f64);
+    println!(
+        "scaled against fast: PSNR {:.1} dB; within 1 level {:.1} %, 4 levels {:.1} %, 16 levels {:.2} %",
+        10.0 * (255.0f64.powi(2) * values as f64 / squares).log10(),
+        share[0],
+        share[1],
+        share[2]
+    );
     Ok(())
+}
+
+/// The pixels of one random view.
+fn view(file: &[u8], resampling: Resampling, key: u64) -> Result<Vec<u8>, Failure> {
+    let transform = TrainTransform::reference(IMAGE_SIZE);
+    let mut rng = CounterRng::new(1, Purpose::Augment, &[0, key]);
+    let mut image = RgbImage::default();
+    let choose = |width, height| transform.draw(width, height, &mut rng).0;
+    let region = decode_view(file, &DecodeLimits::default(), shrink(resampling), choose, &mut image)?;
+    let mut view = vec![0; transform.out_len()];
+    resize(&image, region, resampling, (IMAGE_SIZE, IMAGE_SIZE), &mut view);
+    Ok(view)
+}
+
+fn shrink(resampling: Resampling) -> Shrink {
+    match resampling {
+        Resampling::Scaled => Shrink::To { height: IMAGE_SIZE, width: IMAGE_SIZE },
+        Resampling::Fast | Resampling::PillowExact => Shrink::Never,
+    }
 }
 
 fn per_second(stages: &[f64; 3]) -> f64 {
@@ -45,10 +88,6 @@ fn per_second(stages: &[f64; 3]) -> f64 {
 /// Mean microseconds per image of decoding, resizing and normalising.
 fn microseconds(files: &[Vec<u8>], resampling: Resampling, epoch: u64) -> Result<[f64; 3], Failure> {
     let transform = TrainTransform { resampling, ..TrainTransform::reference(IMAGE_SIZE) };
-    let shrink = match resampling {
-        Resampling::Scaled => Shrink::To { height: IMAGE_SIZE, width: IMAGE_SIZE },
-        _ => Shrink::Never,
-    };
     let mut image = RgbImage::default();
     let mut view = vec![0; transform.out_len()];
     let mut out = vec![0.0; transform.out_len()];
@@ -62,7 +101,7 @@ fn microseconds(files: &[Vec<u8>], resampling: Resampling, epoch: u64) -> Result
             mirrored = flip;
             region
         };
-        let region = decode_view(file, &DecodeLimits::default(), shrink, choose, &mut image)?;
+        let region = decode_view(file, &DecodeLimits::default(), shrink(resampling), choose, &mut image)?;
         let decoded = cpu_time()?;
         resize(&image, region, resampling, (IMAGE_SIZE, IMAGE_SIZE), &mut view);
         let resized = cpu_time()?;
