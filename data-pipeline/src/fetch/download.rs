@@ -54,11 +54,13 @@ impl Failure {
     }
 }
 
-/// The bytes of one URL. They count against the memory budget until this is dropped.
+/// The bytes of one URL. Until this is dropped they count against the memory budget, and their request among those that
+/// may be under way: where pictures are made more slowly than they arrive, fewer are asked for.
 #[derive(Debug)]
 pub(super) struct Download {
     pub(super) bytes: Bytes,
     _memory: Option<OwnedSemaphorePermit>,
+    _request: Option<OwnedSemaphorePermit>,
 }
 
 /// What a request is for.
@@ -85,7 +87,7 @@ pub(super) struct Downloader {
     hosts: Hosts,
     sites: Sites,
     blocklist: Arc<Blocklist>,
-    connections: Semaphore,
+    requests: Arc<Semaphore>,
     memory: Arc<Semaphore>,
 }
 
@@ -114,7 +116,7 @@ impl Downloader {
             hosts: Hosts::new(effort.per_host, Duration::from_millis(effort.host_delay_ms)),
             sites: Sites::new(),
             blocklist,
-            connections: Semaphore::new(effort.concurrency as usize),
+            requests: Arc::new(Semaphore::new(effort.concurrency as usize)),
             memory: Arc::new(Semaphore::new((effort.memory_bytes / 2 / UNIT) as usize)),
             effort: effort.clone(),
         })
@@ -241,7 +243,7 @@ impl Downloader {
     async fn request(&self, url: &Url, delay: Duration, wanted: Wanted) -> std::result::Result<Answer, Failure> {
         let turn = self.hosts.turn(url.host_str().unwrap_or_default(), delay).await;
         // The semaphore is never closed.
-        let _connection = self.connections.acquire().await.ok();
+        let request = self.requests.clone().acquire_owned().await.ok();
         let limit = Duration::from_secs(self.effort.timeout_s);
         let sent = timeout_at(Instant::now() + limit, self.client.get(url.clone()).send()).await;
         let response = sent.map_err(|_| Failure::transient("timeout"))?.map_err(|e| classify(&e))?;
@@ -254,7 +256,8 @@ impl Downloader {
         if obeyed && forbidden_by_header(response.headers(), &self.agent) {
             return Err(Failure::new("x_robots_tag"));
         }
-        self.body(response, wanted, limit).await.map(Answer::Body)
+        let (bytes, memory) = self.body(response, wanted, limit).await?;
+        Ok(Answer::Body(Download { bytes, _memory: memory, _request: request }))
     }
 
     /// Success and redirects pass; hosts that are busy are asked less often from now on.
@@ -280,7 +283,7 @@ impl Downloader {
         mut response: Response,
         wanted: Wanted,
         limit: Duration,
-    ) -> std::result::Result<Download, Failure> {
+    ) -> std::result::Result<(Bytes, Option<OwnedSemaphorePermit>), Failure> {
         let most = match wanted {
             Wanted::Picture => self.rules.max_download_bytes,
             Wanted::SiteRules => MAX_ROBOTS_BYTES,
@@ -309,7 +312,7 @@ impl Downloader {
         }
         let unused = u64::from(reserved).saturating_sub((bytes.len() as u64).div_ceil(UNIT).max(1));
         drop(memory.as_mut().and_then(|memory| memory.split(unused as usize)));
-        Ok(Download { bytes: bytes.freeze(), _memory: memory })
+        Ok((bytes.freeze(), memory))
     }
 }
 

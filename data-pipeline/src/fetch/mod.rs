@@ -2,7 +2,7 @@
 //!
 //! The bytes of the output depend on the input, the settings and the answers of servers alone: rows stand in the order
 //! of the input, whatever the concurrency, the order of the answers or the number of kills. Read in this order:
-//! `run` (what is done when), `download` (one URL, with `robots`, `address`, `hosts` and `blocklist` for what may not
+//! `run` (what is done when), `worker` (one part, one row), `download` (one URL, with `robots`, `address`, `hosts` and `blocklist` for what may not
 //! be asked and how often), `picture` (bytes to a picture), `shards` (parts, shards, resumption), `retry`.
 
 mod address;
