@@ -273,12 +273,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn checkpoint(
-        &mut self,
-        at: &StagePosition<'_>,
-        state: &State,
-        outcome: &Outcome<'_>,
-    ) -> Result<(), TrainerError> {
+    fn checkpoint(&mut self, at: &StagePosition<'_>, state: &State, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
         let (settings, slices) = (&self.run.checkpoint, outcome.slices);
         let totals = outcome.feed.totals(self.ranks, at.step)?;
         let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
@@ -341,11 +336,23 @@ pub fn set_aside(output: &str) -> Result<(), TrainerError> {
         });
     }
     let failed = |source| TrainerError::File { path: folder.display().to_string(), action: "set aside", source };
-    let left: Vec<_> = ["config.yaml", "log", "stage1", "stage2", "metrics", "tb", "eval", "report.html", "catalog", "lost", "quarantine"]
-        .map(|name| folder.join(name))
-        .into_iter()
-        .filter(|path| path.exists())
-        .collect();
+    let left: Vec<_> = [
+        "config.yaml",
+        "log",
+        "stage1",
+        "stage2",
+        "metrics",
+        "tb",
+        "eval",
+        "report.html",
+        "catalog",
+        "lost",
+        "quarantine",
+    ]
+    .map(|name| folder.join(name))
+    .into_iter()
+    .filter(|path| path.exists())
+    .collect();
     if left.is_empty() {
         return Ok(());
     }
