@@ -1,14 +1,16 @@
 //! From object-store shards to batches of normalised images and clean captions.
 //!
-//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions and the synthetic
-//! corpus. Knows nothing of models, losses, token ids or libtorch.
+//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions, the synthetic
+//! corpus and the download of images by their URLs. Knows nothing of models, losses, token ids or libtorch.
 
 pub mod annotations;
 pub mod augment;
 pub mod caption;
 pub mod catalog;
 pub mod error;
+pub mod fetch;
 pub mod filters;
+mod hex;
 pub mod image;
 pub mod inspect;
 pub mod loader;
@@ -20,5 +22,6 @@ pub mod rng;
 pub mod store;
 pub mod synthetic;
 pub mod tar_source;
+mod upload;
 
 pub use error::{DataError, Result};

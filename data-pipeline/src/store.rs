@@ -217,6 +217,29 @@ impl Location {
         DataError::Changed { uri: self.uri.clone(), what }
     }
 
+    /// The whole object; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub async fn read_if_there(&self) -> Result<Option<bytes::Bytes>> {
+        match self.store.get(&self.path).await {
+            Ok(got) => got.bytes().await.map(Some).map_err(|e| self.error("read", e)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(self.error("read", source)),
+        }
+    }
+
+    /// Deletes the object, which may be gone already.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub async fn delete(&self) -> Result<()> {
+        match self.store.delete(&self.path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.error("delete", source)),
+        }
+    }
+
     /// Writes the whole object at once: it appears complete or not at all.
     ///
     /// # Errors

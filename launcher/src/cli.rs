@@ -1,6 +1,7 @@
 //! The command line. Commands appear here when they work.
 
 mod data;
+mod fetch;
 mod ranks;
 mod weights;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use data::IndexArgs;
+pub use fetch::FetchArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
@@ -85,6 +87,8 @@ pub enum DataCommand {
     Index(IndexArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
+    /// Download the images of LAION-like metadata into shards. Run again to continue.
+    Fetch(Box<FetchArgs>),
 }
 
 /// `blip2 data synth`
@@ -170,6 +174,12 @@ pub struct BenchDataArgs {
     /// Images to read; 0 for one epoch.
     #[arg(long, default_value_t = 0)]
     pub images: u64,
+    /// Count the shards again and again until there are so many rows; 0 for once.
+    #[arg(long, default_value_t = 0)]
+    pub rows: u64,
+    /// The step that is read first.
+    #[arg(long, default_value_t = 0)]
+    pub first_step: u64,
     /// Images per batch.
     #[arg(long, default_value_t = 64)]
     pub batch: u64,

@@ -1,5 +1,5 @@
-//! What the whole-system tests share: the built programs, ranks under mpirun, servers and a proxy
-//! that spoils their answers, and tests that say aloud that they were skipped.
+//! What the whole-system tests share: the built programs, ranks under mpirun, servers and a proxy that spoils their
+//! answers, and tests that say aloud that they were skipped.
 
 pub mod blip2;
 pub mod broken;
@@ -9,6 +9,8 @@ pub mod http;
 pub mod object_servers;
 pub mod programs;
 pub mod ranks;
+pub mod runs;
 pub mod sets;
 pub mod skip;
 pub mod static_server;
+pub mod web;

@@ -172,6 +172,25 @@ impl Catalog {
         index::open(location, &progress).await
     }
 
+    /// The same shards again and again until there are `rows` rows: what benchmarks of large sets read.
+    ///
+    /// # Panics
+    /// When there is no row.
+    #[must_use]
+    pub fn repeated(mut self, rows: u64) -> Self {
+        let once = self.row_groups.clone();
+        assert!(self.rows() > 0, "a catalogue without rows cannot be repeated");
+        for group in once.iter().cycle().copied() {
+            let first_row = self.rows();
+            if first_row >= rows {
+                break;
+            }
+            self.row_groups.push(RowGroup { first_row, ..group });
+        }
+        self.description.rows = self.rows();
+        self
+    }
+
     /// Rows of all shards, used or not.
     pub fn rows(&self) -> u64 {
         self.row_groups.last().map_or(0, |last| last.first_row + u64::from(last.rows))
@@ -231,7 +250,8 @@ impl Catalog {
         }
     }
 
-    fn shard_location(&self, shard: u32) -> Location {
+    /// Where a shard lies.
+    pub fn shard_location(&self, shard: u32) -> Location {
         match self.shards[shard as usize].path.as_str() {
             "" => self.location.clone(),
             path => self.location.child(path),

@@ -220,7 +220,7 @@ impl WindowPlan {
             return (group, Fetched::LostBefore(loss.reason));
         }
         let Ok(_turn) = self.reads.acquire().await else { return (group, Fetched::Closed) };
-        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, Fetched::Rows))
+        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, |rows| Fetched::Rows(Box::new(rows))))
     }
 
     /// Gives up the row groups that failed, which is recorded first. `None` when the loader is being dropped.
@@ -231,7 +231,7 @@ impl WindowPlan {
         let (mut rows, mut lost, mut failed) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
         for (group, fetched) in found {
             match fetched {
-                Fetched::Rows(read) => drop(rows.insert(group, read)),
+                Fetched::Rows(read) => drop(rows.insert(group, *read)),
                 Fetched::LostBefore(reason) => drop(lost.insert(group, reason)),
                 Fetched::Failed(error) => drop(failed.insert(group, error)),
                 Fetched::Closed => return Ok(None),
@@ -286,7 +286,7 @@ type Settled = (HashMap<usize, Rows>, BTreeMap<usize, String>);
 
 /// What became of a row group.
 enum Fetched {
-    Rows(Rows),
+    Rows(Box<Rows>),
     LostBefore(String),
     Failed(DataError),
     Closed,
