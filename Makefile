@@ -32,7 +32,7 @@ fmt: ## format the code
 test: ## the tier that CI runs: set-up, lints, documentation, gates, every test that needs no peers
 	@.ci/tier fast
 
-test-all: ## adds Python peers, an S3 server, big corpora, more kills, all of exactness
+test-all: ## adds Python peers, S3 and Azure servers, longer fuzzing, big corpora, more kills, all of exactness
 	@.ci/tier all
 
 parity: setup ## fixture tests; BLIP2_FIXTURES=DIR takes another set of the same layout

@@ -39,8 +39,8 @@ fn catalog(place: &Location) -> Arc<Catalog> {
     Arc::new(block_on(Catalog::open(place, |_, _| ())).unwrap())
 }
 
-/// A window holds all row groups of a lane, so that something is left of it when a shard is lost.
-/// The samples of an epoch in their order, and what was skipped by reason.
+/// The samples of an epoch in their order, and what was skipped by reason. A window holds all row groups of a lane, so that
+/// something is left of it when a shard is lost.
 fn epoch(catalog: &Arc<Catalog>) -> (Vec<u64>, BTreeMap<String, u64>) {
     let settings = LoaderSettings {
         layout: Layout { seed: 7, lanes: 2, window_row_groups: 8, global_batch: 8 },

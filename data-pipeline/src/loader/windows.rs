@@ -9,9 +9,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::stream::{Stream, StreamDraw};
@@ -173,7 +174,13 @@ impl WindowPlan {
             next.push(Reverse((stream.position(lane, source, behind), lane, source, behind)));
             let wanted = Wanted { source, window: draw.window, groups, step: m / stream.rows_per_step() };
             let plan = self.clone();
-            tokio::spawn(async move { plan.fetch(wanted, charge).await });
+            tokio::spawn(async move {
+                // A task that panics ends without a word; the batch that waits for its window must not wait for ever.
+                let fetch = AssertUnwindSafe(plan.clone().fetch(wanted, charge)).catch_unwind();
+                if fetch.await.is_err() {
+                    plan.fail(DataError::ThreadLost);
+                }
+            });
         }
     }
 
