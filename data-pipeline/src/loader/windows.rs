@@ -126,8 +126,8 @@ impl WindowPlan {
                 mib(needed)
             )));
         }
-        let units =
-            ((memory.allowed - reserved) / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));
+        let room = (memory.allowed - reserved).min(in_use + in_use.max(READ_AHEAD));
+        let units = (room / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));
         let (budget, reads) = (Arc::new(Semaphore::new(units as usize)), Arc::new(Semaphore::new(READS_IN_FLIGHT)));
         let (arrived, changed, starving) = (Mutex::default(), Condvar::new(), Notify::new());
         Ok(Self { stream, losses, lanes, budget, reads, arrived, changed, starving })
