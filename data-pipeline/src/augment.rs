@@ -80,9 +80,14 @@ impl TrainTransform {
                 mirrored = flip;
                 region
             };
-            let region = decode_view(encoded, limits, shrink, choose, image)?;
-            self.apply_view(image, region, mirrored, out);
-            Ok(())
+            let decoded = decode_view(encoded, limits, shrink, choose, image);
+            if let Ok(region) = decoded {
+                self.apply_view(image, region, mirrored, out);
+            }
+            if image.pixels.capacity() > LARGEST_KEPT {
+                image.pixels = Vec::new();
+            }
+            decoded.map(drop)
         })
     }
 
@@ -154,6 +159,9 @@ impl EvalTransform {
 fn out_len(image_size: u32) -> usize {
     3 * image_size as usize * image_size as usize
 }
+
+/// Bytes of pixels that a decode thread keeps for its next image: 5 million pixels, more than most photos have.
+const LARGEST_KEPT: usize = 16 << 20;
 
 thread_local! {
     /// Pixels of the image being decoded; the memory is used again by the next one.

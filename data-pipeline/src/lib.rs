@@ -15,6 +15,7 @@ pub mod image;
 pub mod inspect;
 pub mod loader;
 pub mod mixture;
+mod object_reader;
 pub mod order;
 pub mod parquet_source;
 pub mod quarantine;

@@ -3,79 +3,27 @@
 mod raw_text;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
-use object_store::{GetOptions, GetRange};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
+use crate::object_reader::{Footer, ObjectReader, panicked, parquet_error, read_error};
 use crate::store::Location;
 
 pub(crate) use raw_text::is_not_utf8;
 
 /// Image columns in the order of preference. img2dataset names the column after its encode format.
 pub const IMAGE_COLUMNS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-/// Bytes read with the first request for a footer; one request is enough for shards up to about 350 row groups.
-const FOOTER_HINT: u64 = 512 * 1024;
-/// Length of the footer's own length and the magic bytes at a file's end.
-const FOOTER_END: usize = 8;
-/// Gaps between columns that are read rather than requested around: a request costs more than this many bytes.
-const COALESCED_GAP: u64 = 1 << 20;
-
-/// Ranged reads of one object for the Parquet reader, all of the same version of the object.
-#[derive(Clone)]
-struct ObjectReader {
-    location: Location,
-    etag: Option<String>,
-}
-
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
-}
-
-impl ObjectReader {
-    async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
-        let options =
-            GetOptions { range: Some(GetRange::Bounded(range)), if_match: self.etag.clone(), ..GetOptions::default() };
-        self.location.store.get_opts(&self.location.path, options).await?.bytes().await
-    }
-}
-
-impl AsyncFileReader for ObjectReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.range(range).await.map_err(external) }.boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move {
-            let fetch = |range| self.range(range);
-            object_store::coalesce_ranges(&ranges, fetch, COALESCED_GAP).await.map_err(external)
-        }
-        .boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        let never = "the footer is always given";
-        async move { Err(ParquetError::General(never.into())) }.boxed()
-    }
-}
-
 /// Columns of a shard that training reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
@@ -160,14 +108,7 @@ impl Shard {
     /// # Errors
     /// [`DataError::Store`] or [`DataError::Parquet`] with the file's URI.
     pub async fn open_any(location: Location, size: u64) -> Result<Self> {
-        let (footer, etag) = read_footer(&location, size).await?;
-        let decode = || {
-            let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(&footer)?);
-            ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
-        };
-        let metadata = contained(decode).map_err(|e| read_error(&location, e))?;
-        let reader = ObjectReader { location: location.clone(), etag };
-        let fingerprint = format!("{:x}", Sha256::digest(&footer));
+        let Footer { metadata, fingerprint, reader } = Footer::read(&location, size).await?;
         let (columns, schema) = (Columns::default(), metadata.schema().clone());
         Ok(Self { location, size, fingerprint, columns, schema, metadata, reader })
     }
@@ -333,48 +274,6 @@ impl Shard {
     }
 }
 
-/// Reads the bytes of a footer, and the ETag of the object that it came from.
-async fn read_footer(location: &Location, size: u64) -> Result<(Bytes, Option<String>)> {
-    let broken = |what: String| parquet_error(location, ParquetError::General(what));
-    if size < FOOTER_END as u64 {
-        return Err(broken(format!("{size} bytes; expected at least {FOOTER_END}")));
-    }
-    let hint = FOOTER_HINT.min(size);
-    let tail = GetOptions { range: Some(GetRange::Bounded(size - hint..size)), ..GetOptions::default() };
-    let store_error = |e| location.error("read", e);
-    let answer = location.store.get_opts(&location.path, tail).await.map_err(store_error)?;
-    let found = answer.meta.size;
-    if found != size {
-        return Err(DataError::Changed { uri: location.uri().into(), what: format!("{found} bytes, not {size}") });
-    }
-    let etag = answer.meta.e_tag.clone();
-    let tail = answer.bytes().await.map_err(store_error)?;
-    let end = &tail[tail.len() - FOOTER_END..];
-    if &end[4..] != b"PAR1" {
-        return Err(broken("it does not end in PAR1".into()));
-    }
-    let length = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
-    let with_end = length + FOOTER_END as u64;
-    if with_end > size {
-        return Err(broken(format!("a footer of {length} bytes in a file of {size}")));
-    }
-    let reader = ObjectReader { location: location.clone(), etag: etag.clone() };
-    let footer = match with_end <= hint {
-        true => tail.slice((hint - with_end) as usize..(hint - FOOTER_END as u64) as usize),
-        false => reader.range(size - with_end..size - FOOTER_END as u64).await.map_err(store_error)?,
-    };
-    Ok((footer, etag))
-}
-
-/// Runs a piece of the Parquet crate that may panic on damaged bytes.
-fn contained<T>(decode: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(panicked()))
-}
-
-fn panicked() -> ParquetError {
-    ParquetError::General("the reader panicked on damaged bytes".into())
-}
-
 /// The same file, of which the image column is read as views of the pages' memory.
 fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Result<ArrowReaderMetadata> {
     let retyped = |field: &Arc<Field>| match field.name() == image {
@@ -384,24 +283,6 @@ fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Re
     let fields: Vec<_> = metadata.schema().fields().iter().map(retyped).collect();
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
     ArrowReaderMetadata::try_new(metadata.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
-}
-
-/// A Parquet error is the store's error when the store caused it.
-fn read_error(location: &Location, error: ParquetError) -> DataError {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
-            Ok(store) if matches!(*store, object_store::Error::Precondition { .. }) => {
-                DataError::Changed { uri: location.uri().into(), what: "its ETag is another one".into() }
-            }
-            Ok(store) => location.error("read", *store),
-            Err(other) => parquet_error(location, ParquetError::External(other)),
-        },
-        other => parquet_error(location, other),
-    }
-}
-
-fn parquet_error(location: &Location, error: ParquetError) -> DataError {
-    DataError::Parquet { uri: location.uri().into(), source: Arc::new(error) }
 }
 
 fn schema_error(location: &Location, schema: &SchemaRef, problem: String) -> DataError {

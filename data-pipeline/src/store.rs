@@ -154,7 +154,7 @@ impl Location {
         }
         let source = match self.try_range(range.clone(), if_match).await {
             Ok((found, bytes)) => {
-                self.check_version(if_match, found.as_deref())?;
+                self.check_version(if_match, found.e_tag.as_deref())?;
                 let wanted = range.end - range.start;
                 return if bytes.len() as u64 == wanted {
                     Ok(bytes)
@@ -188,18 +188,22 @@ impl Location {
         object_store::coalesce_ranges(ranges, |range| self.read_range(range, if_match), gap).await
     }
 
-    /// One read of a range: the ETag that came with it, and the bytes.
-    async fn try_range(
-        &self,
-        range: Range<u64>,
-        if_match: Option<&str>,
-    ) -> object_store::Result<(Option<String>, Bytes)> {
+    /// The bytes of a range, and what is known of the version that they are of. An object that ends earlier gives fewer.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub(crate) async fn read_version(&self, range: Range<u64>) -> Result<(ObjectMeta, Bytes)> {
+        self.try_range(range, None).await.map_err(|e| self.error("read", e))
+    }
+
+    /// One read of a range: what is known of the object, and the bytes.
+    async fn try_range(&self, range: Range<u64>, if_match: Option<&str>) -> object_store::Result<(ObjectMeta, Bytes)> {
         // A weak ETag never satisfies If-Match (RFC 9110, 13.1.1); it is compared afterwards instead.
         let condition = if_match.filter(|etag| !etag.starts_with("W/"));
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(condition);
         let get = || async {
             let got = self.store.get_opts(&self.path, options.clone()).await?;
-            Ok((got.meta.e_tag.clone(), got.bytes().await?))
+            Ok((got.meta.clone(), got.bytes().await?))
         };
         whole(get).await
     }

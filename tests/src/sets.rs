@@ -66,7 +66,7 @@ pub fn write_coco(folder: &Path, rows: usize) {
         std::fs::write(folder.join("images").join(&name), image(row)).expect("an image can be written");
         images.push(format!(r#"{{"id": {row}, "file_name": "{name}"}}"#));
         for n in [row * 2, row * 2 + 1] {
-            texts.push(format!(r#"{{"id": {n}, "image_id": {row}, "caption": "{} {n}"}}"#, caption(row)));
+            texts.push(format!(r#"{{"id": {n}, "image_id": {row}, "caption": "{}"}}"#, caption(row)));
         }
     }
     let annotations = format!(r#"{{"images": [{}], "annotations": [{}]}}"#, images.join(","), texts.join(","));

@@ -16,7 +16,7 @@ use data_pipeline::loader::{Batch, Loader, LoaderSettings, LoaderSource};
 use data_pipeline::order::Layout;
 use data_pipeline::quarantine::Losses;
 use data_pipeline::store::Location;
-use integration_tests::programs::checkout;
+use integration_tests::sets::{caption, image, write_coco, write_tars};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -26,19 +26,6 @@ const IMAGES: usize = 240;
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
-fn picture(name: &str) -> Vec<u8> {
-    std::fs::read(checkout().join("tests/fixtures/preprocess").join(name)).unwrap()
-}
-
-/// The image of a row: JPEG, PNG and grayscale take turns.
-fn image(row: usize) -> Vec<u8> {
-    picture(["gradient.jpg", "rgba.png", "gray.jpg"][row % 3])
-}
-
-fn caption(row: usize) -> String {
-    format!("picture number {row}")
 }
 
 /// Writes columns as one Parquet file with 20 rows in each row group.
@@ -76,37 +63,8 @@ fn parquet_set(folder: &Path) {
     }
 }
 
-/// A ustar member.
-fn member(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut header = [0_u8; 512];
-    header[..name.len()].copy_from_slice(name.as_bytes());
-    header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-    header[156] = b'0';
-    header[257..265].copy_from_slice(b"ustar\x0000");
-    header[148..156].copy_from_slice(b"        ");
-    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-    let mut bytes = header.to_vec();
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
-
-/// Tar shards as img2dataset's `webdataset` format writes them: only what was downloaded.
 fn tar_set(folder: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    for (shard, first) in (0..IMAGES).step_by(80).enumerate() {
-        let mut bytes = Vec::new();
-        for row in first..first + 80 {
-            let key = format!("{row:09}");
-            let metadata = format!("{{\"caption\": \"{}\", \"width\": {}, \"height\": 300}}", caption(row), 100 + row);
-            bytes.extend(member(&format!("{key}.jpg"), &image(row)));
-            bytes.extend(member(&format!("{key}.txt"), caption(row).as_bytes()));
-            bytes.extend(member(&format!("{key}.json"), metadata.as_bytes()));
-        }
-        bytes.resize(bytes.len() + 1024, 0);
-        std::fs::write(folder.join(format!("{shard:05}.tar")), bytes).unwrap();
-    }
+    write_tars(folder, IMAGES, 80);
 }
 
 /// A folder of images with an annotation file.
@@ -117,14 +75,6 @@ fn folder_set(folder: &Path, annotations: &serde_json::Value, name: impl Fn(usiz
         std::fs::write(file, image(row)).unwrap();
     }
     std::fs::write(folder.join("annotations.json"), annotations.to_string()).unwrap();
-}
-
-fn coco_set(folder: &Path) {
-    let images: Vec<_> =
-        (0..IMAGES).map(|row| serde_json::json!({ "id": row, "file_name": format!("{row:012}.jpg") })).collect();
-    let texts = (0..IMAGES * 2).map(|n| serde_json::json!({ "id": n, "image_id": n / 2, "caption": caption(n / 2) }));
-    let annotations = serde_json::json!({ "images": images, "annotations": texts.collect::<Vec<_>>() });
-    folder_set(folder, &annotations, |row| format!("{row:012}.jpg"));
 }
 
 fn genome_set(folder: &Path) {
@@ -181,7 +131,7 @@ fn every_form_is_read_without_conversion_and_through_its_saved_catalogue() {
     let at = |name: &str| folder.path().join(name);
     parquet_set(&at("parquet"));
     tar_set(&at("tar"));
-    coco_set(&at("coco"));
+    write_coco(&at("coco"), IMAGES);
     genome_set(&at("genome"));
     let forms = [
         (Source::Parquet(shards(&at("parquet"), Filters::none())), 216),
@@ -327,7 +277,7 @@ fn mixed_sources_are_the_same_stream_on_any_ranks_and_from_any_step() {
     let at = |name: &str| folder.path().join(name);
     parquet_set(&at("parquet"));
     tar_set(&at("tar"));
-    coco_set(&at("coco"));
+    write_coco(&at("coco"), IMAGES);
     let sources = [
         (Source::Parquet(shards(&at("parquet"), Filters::none())), 5.0),
         (Source::WebDataset(shards(&at("tar"), Filters::none())), 2.0),
@@ -485,7 +435,7 @@ fn write_text_parquet(file: &Path, columns: Vec<(&str, ArrayRef)>) {
 #[test]
 fn a_missing_image_of_a_folder_costs_its_own_sample() {
     let folder = tempfile::tempdir().unwrap();
-    coco_set(folder.path());
+    write_coco(folder.path(), IMAGES);
     std::fs::remove_file(folder.path().join("images/000000000005.jpg")).unwrap();
     let source = Source::CocoCaptions(annotated(folder.path()));
     let catalog = make(&source);

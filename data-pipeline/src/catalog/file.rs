@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::index::{Builder, NewGroup, settings_of, source_location};
 use super::{Catalog, Description, Form, Images, Place, ShardEntry};
 use crate::error::{DataError, Result};
+use crate::hex::hex;
 use crate::store::Location;
 
 /// Version of the file; another one is refused.
@@ -56,7 +57,7 @@ impl Catalog {
     /// [`DataError::Store`].
     pub async fn save(&self, place: &Location) -> Result<String> {
         let bytes = self.encode().map_err(|problem| broken(place, problem))?;
-        let sha256 = format!("{:x}", Sha256::digest(&bytes));
+        let sha256 = hex(&Sha256::digest(&bytes));
         place.write(bytes).await?;
         Ok(sha256)
     }
@@ -81,7 +82,7 @@ impl Catalog {
     /// [`DataError::Store`] when it cannot be read, [`DataError::Catalog`] when it is damaged.
     pub async fn load_from(place: &Location, location: Location) -> Result<SavedCatalog> {
         let bytes = place.read().await?;
-        let sha256 = format!("{:x}", Sha256::digest(&bytes));
+        let sha256 = hex(&Sha256::digest(&bytes));
         let catalog = Self::decode(bytes, location).map_err(|problem| broken(place, problem))?;
         Ok(SavedCatalog { catalog, sha256 })
     }

@@ -14,7 +14,8 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::{ObjectReader, Part, contained, external};
+use super::Part;
+use crate::object_reader::{ObjectReader, contained};
 
 /// The texts that are UTF-8, null elsewhere, and the rows whose text is not.
 pub(super) type Texts = (StringArray, BTreeSet<usize>);
@@ -70,7 +71,7 @@ pub(super) async fn read(
     let found = group.columns().iter().position(|known| known.column_path().string() == column);
     let index = found.ok_or_else(|| ParquetError::General(format!("no column `{column}`")))?;
     let (start, length) = group.column(index).byte_range();
-    let bytes = reader.range(start..start + length).await.map_err(external)?;
+    let bytes = reader.range(start..start + length).await?;
     contained(|| {
         let rows = group.num_rows() as usize;
         let pages = SerializedPageReader::new(Arc::new(Chunk { start, bytes }), group.column(index), rows, None)?;

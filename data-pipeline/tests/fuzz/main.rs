@@ -4,7 +4,7 @@
 //! Every target has `BLIP2_FUZZ_SECONDS` (default 5). A failure names the variables that repeat it. A new target is one
 //! test with seeds and a function `(&[u8]) -> Result<(), String>`.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and says how to repeat it")]
 
 mod mutate;
 mod parquet_seeds;

@@ -1,9 +1,9 @@
 //! Tar shards: read once from end to end, and cut into runs of samples.
 
-use object_store::{GetOptions, GetRange, ObjectMeta};
+use object_store::ObjectMeta;
 
 use super::{IndexedGroup, IndexedShard, Judge};
-use crate::catalog::{Place, read};
+use crate::catalog::Place;
 use crate::error::{DataError, Result};
 use crate::filters::{Facts, reject};
 use crate::store::Location;
@@ -30,8 +30,7 @@ pub(super) async fn index_tar(
     let mut damage = None;
     while at < meta.size && damage.is_none() {
         let end = (at + CHUNK).min(meta.size);
-        let range = Some(GetRange::Bounded(at..end));
-        reader.push(read(location, GetOptions { range, if_match: etag.clone(), ..Default::default() }).await?);
+        reader.push(location.read_range(at..end, etag.as_deref()).await?);
         at = end;
         damage = loop {
             match reader.next_sample() {
