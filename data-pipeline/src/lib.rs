@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod augment;
 pub mod caption;
 pub mod catalog;
+pub mod derived;
 pub mod error;
 pub mod filters;
 pub mod image;
@@ -20,5 +21,6 @@ pub mod rng;
 pub mod store;
 pub mod synthetic;
 pub mod tar_source;
+mod upload;
 
 pub use error::{DataError, Result};

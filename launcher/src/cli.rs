@@ -1,5 +1,6 @@
 //! The command line. Commands appear here when they work.
 
+mod capfilt;
 mod data;
 mod ranks;
 mod weights;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use data::IndexArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
@@ -85,6 +87,10 @@ pub enum DataCommand {
     Index(IndexArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
+    /// Write captions of every image of a set of shards with a checkpoint, into new shards.
+    Caption(CaptionShardsArgs),
+    /// Rank the captions of every image by how well they fit, and keep the best, in new shards.
+    Filter(FilterArgs),
 }
 
 /// `blip2 data synth`

@@ -3,7 +3,6 @@
 //! Row groups are encoded by many threads, each on its own; the one writer of a shard only appends them in order.
 
 use arrow::datatypes::SchemaRef;
-use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::file::properties::WriterProperties;
@@ -20,11 +19,7 @@ use super::scene::Scene;
 use super::splits::{SceneSource, Split};
 use crate::error::{DataError, Result};
 use crate::store::Location;
-
-/// Bytes of one part of a multipart upload; stores ask for at least 5 MiB.
-const PART_BYTES: usize = 8 << 20;
-/// Parts of one shard that are on their way at the same time, at most.
-const PARTS_IN_FLIGHT: usize = 4;
+use crate::upload::Upload;
 
 /// One shard to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +142,7 @@ impl Encoder {
         let (file, _) = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()))
             .and_then(ArrowWriter::into_serialized_writer)
             .map_err(encode_error)?;
-        let upload = Upload { place: out.child(&plan.name()), buffer: Vec::new(), parts: None };
+        let upload = Upload::to(out.child(&plan.name()));
         Ok(ShardWriter { plan, file, upload, sha256: Sha256::new(), bytes: 0 })
     }
 }
@@ -207,49 +202,6 @@ impl ShardWriter {
         self.sha256.update(&bytes);
         self.bytes += bytes.len() as u64;
         self.upload.push(&bytes).await
-    }
-}
-
-/// An object being written: one put when it is small, parts otherwise. Appears complete or not at all.
-struct Upload {
-    place: Location,
-    buffer: Vec<u8>,
-    parts: Option<WriteMultipart>,
-}
-
-impl Upload {
-    async fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() < PART_BYTES {
-            return Ok(());
-        }
-        let failed = |source| self.place.error("write", source);
-        let parts = match &mut self.parts {
-            Some(parts) => parts,
-            empty => {
-                let upload = self.place.store.put_multipart(&self.place.path).await.map_err(failed)?;
-                empty.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES))
-            }
-        };
-        parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(failed)?;
-        parts.put(std::mem::take(&mut self.buffer).into());
-        Ok(())
-    }
-
-    async fn finish(self) -> Result<()> {
-        let Some(mut parts) = self.parts else {
-            return self.place.write(self.buffer).await;
-        };
-        parts.put(self.buffer.into());
-        parts.finish().await.map_err(|source| self.place.error("write", source))?;
-        Ok(())
-    }
-
-    async fn abort(self) {
-        if let Some(parts) = self.parts {
-            // The run ends with the error that led here; one more from the clean-up would hide it.
-            let _not_cleaned_up = parts.abort().await;
-        }
     }
 }
 
