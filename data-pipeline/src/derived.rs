@@ -138,7 +138,7 @@ impl DerivedShard {
 fn schema_to_write(batch: &RecordBatch) -> SchemaRef {
     let schema = batch.schema();
     let mut metadata = schema.metadata().clone();
-    LISTS_OF_COLUMNS.iter().for_each(|key| drop(metadata.remove(*key)));
+    LISTS_OF_COLUMNS.into_iter().for_each(|key| drop(metadata.remove(key)));
     Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
 }
 

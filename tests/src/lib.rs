@@ -5,3 +5,4 @@ pub mod blip2;
 pub mod programs;
 pub mod ranks;
 pub mod skip;
+pub mod small_run;

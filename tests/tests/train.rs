@@ -1,9 +1,8 @@
 //! Both stages from shards to checkpoints over real ranks: the same bits on one and two ranks, and after any kill.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -11,55 +10,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use integration_tests::programs::{all_output, built, checkout, run_within};
+use integration_tests::small_run::{SCHEDULE, Victim, drain, kill, last_checkpoints, launch};
 use safetensors::SafeTensors;
-
-/// What the small run sets besides [`configs::SMALL`].
-const SCHEDULE: &[&str] = &[
-    "data.lanes=4",
-    "stages.representation.steps=24",
-    "stages.representation.global_batch=8",
-    "stages.representation.slices=4",
-    "stages.representation.itm_start_step=6",
-    "stages.representation.hard_negatives_start_step=12",
-    "stages.representation.lr_schedule.warmup_steps=4",
-    "stages.generative.steps=12",
-    "stages.generative.global_batch=8",
-    "stages.generative.slices=4",
-    "stages.generative.lr_schedule.warmup_steps=2",
-    "checkpoint.every_steps=5",
-    "metrics.every_steps=4",
-];
-
-/// `blip2 launch` of the small run into `output`, with the shards and towers below `shared`.
-fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
-    let mut command = Command::new(built("blip2"));
-    command.args(["launch", "tiny", "--ranks", &ranks.to_string()]);
-    let places = [
-        format!("run.output={}", output.display()),
-        format!("data.sources[0].uri={}", shared.join("shards").display()),
-        format!("model.image_encoder.weights.uri={}", shared.join("image_encoder.safetensors").display()),
-        format!("model.language_model.weights.uri={}", shared.join("language_model.safetensors").display()),
-    ];
-    for set in configs::SMALL.iter().chain(SCHEDULE).map(|set| (*set).to_owned()).chain(places) {
-        command.args(["--set", &set]);
-    }
-    command
-}
-
-/// The files of the last committed checkpoint of each stage that the log names.
-fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(output.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    names.sort();
-    let mut last = BTreeMap::new();
-    for name in names {
-        let entry: serde_json::Value = serde_json::from_slice(&fs::read(name).unwrap()).unwrap();
-        if let (Some(stage), Some(folder)) = (entry["stage_index"].as_u64(), entry["folder"].as_str()) {
-            last.insert(stage, output.join(folder));
-        }
-    }
-    last
-}
 
 /// Every trained tensor and moment of the last checkpoint of both stages, as bytes by name.
 fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -218,14 +170,6 @@ fn one_and_two_ranks_train_the_same_bits_through_t5() {
     assert!(said.status.success() && all_output(&said).contains(&picture), "{}", all_output(&said));
 }
 
-/// Who is killed.
-#[derive(Clone, Copy, Debug)]
-enum Victim {
-    Rank,
-    Mpirun,
-    Launcher,
-}
-
 #[test]
 fn the_same_command_continues_after_any_kill() {
     let (shared, expected) = undisturbed();
@@ -275,12 +219,6 @@ fn the_same_command_continues_however_often_it_is_killed() {
     assert_same(&format!("after {killed} kills"), &trained(&output), expected);
 }
 
-/// Reads the child's messages, so that a full pipe never stops it.
-fn drain(child: &mut Child) -> std::thread::JoinHandle<()> {
-    let stderr = child.stderr.take().unwrap();
-    std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop))
-}
-
 fn wait_for_commits(output: &Path, commits: usize, child: &mut Child) {
     let since = Instant::now();
     let committed = || {
@@ -292,45 +230,4 @@ fn wait_for_commits(output: &Path, commits: usize, child: &mut Child) {
         assert!(since.elapsed() < Duration::from_secs(200), "{} commits after 200 s", committed());
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// Ends one process with SIGKILL, found among the launcher's descendants; the launcher itself where it has none yet.
-fn kill(victim: Victim, launcher: &Child, output: &Path) {
-    let below = descendants(launcher.id()).into_iter();
-    let found = match victim {
-        Victim::Launcher => None,
-        Victim::Mpirun => below.map(|(pid, name)| (pid, name != "blip2-rank")).find(|(_, wanted)| *wanted),
-        Victim::Rank => below.map(|(pid, name)| (pid, name == "blip2-rank")).rfind(|(_, wanted)| *wanted),
-    };
-    let pid = found.map_or(launcher.id(), |(pid, _)| pid);
-    eprintln!("killing {victim:?}, process {pid}, of {}", output.display());
-    // It may have ended by itself since it was found.
-    let _killed = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
-}
-
-/// Process ids and names of everything below a process.
-fn descendants(root: u32) -> Vec<(u32, String)> {
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    while let Some(parent) = parents.pop() {
-        for (pid, name, of) in processes() {
-            if of == parent {
-                parents.push(pid);
-                found.push((pid, name));
-            }
-        }
-    }
-    found
-}
-
-/// Process id, name and parent of every process.
-fn processes() -> Vec<(u32, String, u32)> {
-    let stat = |pid: u32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (start, rest) = text.rsplit_once(')')?;
-        let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
-        Some((pid, start.split_once('(')?.1.to_owned(), parent))
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
 }
