@@ -14,7 +14,7 @@ use crate::source::local_folder;
 const NEXT: &str = "finished shards stay; the same command continues with the others";
 /// Captions of each image (BLIP-2, section 3.4).
 const TEXTS: u64 = 10;
-/// Nucleus sampling, as CapFilt writes captions (BLIP, section 4.2).
+/// Nucleus sampling, as CapFilt writes captions (BLIP, section 4.3).
 const TOP_P: f64 = 0.9;
 
 /// `blip2 data caption`.

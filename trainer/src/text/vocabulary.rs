@@ -122,7 +122,10 @@ fn read(uri: &str, role: Role) -> Result<tokenizers::Tokenizer, TrainerError> {
     };
     let whole = |file: &str| {
         let (bytes, _) = read_checked(file, None)?;
-        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(file, &error))
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(file, &error))?;
+        // A file may ask for padding and cutting, which here belong to those who frame texts.
+        tokenizer.with_padding(None).with_truncation(None).map_err(|error| damaged(file, &error))?;
+        Ok(tokenizer)
     };
     if let Some(hub) = Hub::of(uri)? {
         let wanted: &[&str] = match role {
