@@ -6,6 +6,10 @@ PYTHON ?= python3
 export BINDGEN_EXTRA_CLANG_ARGS ?= -I$(shell $(or $(CC),cc) -print-file-name=include)
 # All targets: tests ask some dependencies for more features, and one set of features means one build of each.
 CARGO_BUILD := cargo build --release --workspace --all-targets
+# JPEG=rust builds without libjpeg-turbo, and so without cmake; JPEG is then decoded slower, and to other pixels.
+ifeq ($(JPEG),rust)
+CARGO_BUILD += --no-default-features
+endif
 
 .PHONY: help setup build test test-all parity bench demo dist gpu-check lint fmt
 
@@ -15,7 +19,7 @@ help: ## this list
 setup: ## bring libtorch, an MPI, libclang, cmake and nasm into .deps; no root; TORCH_CUDA=1 adds CUDA
 	@$(PYTHON) .setup/setup.py
 
-build: setup ## blip2, blip2-rank and the MPI piece, in target/release
+build: setup ## blip2, blip2-rank and the MPI piece, in target/release; JPEG=rust needs no cmake
 	@$(CARGO_BUILD)
 
 lint: setup ## formatting, clippy with warnings as errors
@@ -28,7 +32,7 @@ fmt: ## format the code
 test: ## the tier that CI runs: set-up, lints, documentation, gates, every test that needs no peers
 	@.ci/tier fast
 
-test-all: ## adds Python peers, an S3 server, big corpora, more kills, all of exactness
+test-all: ## adds Python peers, S3 and Azure servers, longer fuzzing, big corpora, more kills, all of exactness
 	@.ci/tier all
 
 parity: setup ## fixture tests; BLIP2_FIXTURES=DIR takes another set of the same layout

@@ -7,6 +7,7 @@ place, 1 with a message when it is not.
     setup.py              bring what is missing (TORCH_CUDA=1: the CUDA libraries too)
     setup.py --check      only say what is in place; exit code 1 when something is missing
     setup.py --python F   a virtual environment .deps/python-X with the packages of requirements-X.txt
+    setup.py --azurite    an Azure Blob server for the tests in .deps/azurite
 
 Honours LIBTORCH (a libtorch of the right version instead of ours), MPICC, LIBCLANG_PATH, and pip's
 settings: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_CERT, https_proxy, pip.conf.
@@ -29,6 +30,7 @@ import shutil
 import subprocess
 import time
 
+import azurite
 from errors import SetupError, disk_full, size
 from index import Index
 from tools import Tools
@@ -63,6 +65,7 @@ def parse():
     parser.add_argument("--find-links", action="append", default=[], help="a folder of wheels, asked first")
     parser.add_argument("--check", action="store_true", help="only say what is in place")
     parser.add_argument("--python", metavar="FILE", help="make .deps/python-X from the file requirements-X.txt")
+    parser.add_argument("--azurite", action="store_true", help="make .deps/azurite, a server for the tests")
     parser.add_argument("--skip-tools", action="store_true", help="bring the pinned libraries only")
     parser.add_argument("--assume-free-bytes", type=int, help="for tests: take this as the free disk space")
     parser.add_argument("--retry-seconds", type=float, default=2.0, help="wait before the n-th retry: n times this")
@@ -88,6 +91,11 @@ def run(options):
     with exclusive(options.dest):
         if options.python:
             return python_environment(options, store)
+        if options.azurite:
+            options.python = azurite.REQUIREMENTS
+            python_environment(options, store)
+            azurite.bring(options.dest, store)
+            return 0
         missing = store.missing(libraries)
         chosen = tools.chosen() if tools else {}
         if not missing and chosen is not None:

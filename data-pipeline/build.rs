@@ -8,7 +8,19 @@ fn main() {
     println!("cargo:rerun-if-env-changed=DEP_TURBOJPEG_INCLUDE");
     let include = env::var("DEP_TURBOJPEG_INCLUDE").unwrap_or_default();
     let config = include.split(',').find_map(|dir| fs::read_to_string(Path::new(dir).join("jconfig.h")).ok());
-    println!("cargo:rustc-env=BLIP2_JPEG_DECODER={}", describe(config.as_deref()));
+    let decoder = match env::var_os("CARGO_FEATURE_LIBJPEG_TURBO") {
+        Some(_) => describe(config.as_deref()),
+        None => without_libjpeg(),
+    };
+    println!("cargo:rustc-env=BLIP2_JPEG_DECODER={decoder}");
+}
+
+fn without_libjpeg() -> String {
+    println!(
+        "cargo:warning=built without libjpeg-turbo: zune-jpeg decodes JPEG, a fifth slower, with pixels that differ \
+         from Pillow's by a few levels. To change that, install cmake and build with default features."
+    );
+    "zune-jpeg (pixels differ from libjpeg-turbo's)".to_owned()
 }
 
 fn describe(config: Option<&str>) -> String {

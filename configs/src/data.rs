@@ -29,7 +29,8 @@ section! {
 }
 
 section! {
-    /// How shards are read and images are decoded. Nothing here changes which samples are trained on.
+    /// How shards are read and images are decoded. A run may continue with other threads, memory and `max_bad_fraction`;
+    /// the rest decides about samples and pixels.
     pub struct Loader {
         /// Threads that decode images, per rank.
         pub decode_threads: usize = 8 => Rule::within(1.0, 1024.0),

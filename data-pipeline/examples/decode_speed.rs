@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use data_pipeline::augment::TrainTransform;
 use data_pipeline::image::{
-    DecodeLimits, Flip, REFERENCE_NORMALIZATION, Region, Resampling, RgbImage, decode_into, jpeg_decoder, resize,
+    DecodeLimits, Flip, REFERENCE_NORMALIZATION, Resampling, RgbImage, Shrink, decode_view, jpeg_decoder, resize,
 };
 use data_pipeline::rng::{CounterRng, Purpose};
 
@@ -23,7 +23,7 @@ fn main() -> Result<(), Failure> {
     };
     let kilobytes = files.iter().map(Vec::len).sum::<usize>() / files.len().max(1) / 1000;
     println!("{} files, mean {kilobytes} KB; {}", files.len(), jpeg_decoder());
-    for resampling in [Resampling::Fast, Resampling::PillowExact] {
+    for resampling in [Resampling::Fast, Resampling::Scaled, Resampling::PillowExact] {
         let mut rounds: Vec<[f64; 3]> =
             (0..ROUNDS).map(|round| microseconds(&files, resampling, round as u64)).collect::<Result<_, _>>()?;
         rounds.sort_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
@@ -35,7 +35,50 @@ fn main() -> Result<(), Failure> {
             per_second(&rounds[ROUNDS / 2])
         );
     }
+    print_deviation(&files)
+}
+
+/// How far the views of the scaled mode are from those of the fast one, in levels of 8 bits.
+fn print_deviation(files: &[Vec<u8>]) -> Result<(), Failure> {
+    let (mut squares, mut within, mut values) = (0.0, [0u64; 3], 0u64);
+    for (index, file) in files.iter().enumerate() {
+        let [fast, scaled] =
+            [Resampling::Fast, Resampling::Scaled].map(|resampling| view(file, resampling, index as u64));
+        for (a, b) in fast?.into_iter().zip(scaled?) {
+            let distance = a.abs_diff(b);
+            squares += f64::from(distance).powi(2);
+            values += 1;
+            within.iter_mut().zip([1, 4, 16]).for_each(|(count, most)| *count += u64::from(distance <= most));
+        }
+    }
+    let share = within.map(|count| 100.0 * count as f64 / values as f64);
+    println!(
+        "scaled against fast: PSNR {:.1} dB; within 1 level {:.1} %, 4 levels {:.1} %, 16 levels {:.2} %",
+        10.0 * (255.0f64.powi(2) * values as f64 / squares).log10(),
+        share[0],
+        share[1],
+        share[2]
+    );
     Ok(())
+}
+
+/// The pixels of one random view.
+fn view(file: &[u8], resampling: Resampling, key: u64) -> Result<Vec<u8>, Failure> {
+    let transform = TrainTransform::reference(IMAGE_SIZE);
+    let mut rng = CounterRng::new(1, Purpose::Augment, &[0, key]);
+    let mut image = RgbImage::default();
+    let choose = |width, height| transform.draw(width, height, &mut rng).0;
+    let region = decode_view(file, &DecodeLimits::default(), shrink(resampling), choose, &mut image)?;
+    let mut view = vec![0; transform.out_len()];
+    resize(&image, region, resampling, (IMAGE_SIZE, IMAGE_SIZE), &mut view);
+    Ok(view)
+}
+
+fn shrink(resampling: Resampling) -> Shrink {
+    match resampling {
+        Resampling::Scaled => Shrink::To { height: IMAGE_SIZE, width: IMAGE_SIZE },
+        Resampling::Fast | Resampling::PillowExact => Shrink::Never,
+    }
 }
 
 fn per_second(stages: &[f64; 3]) -> f64 {
@@ -52,12 +95,17 @@ fn microseconds(files: &[Vec<u8>], resampling: Resampling, epoch: u64) -> Result
     for (index, file) in files.iter().enumerate() {
         let mut rng = CounterRng::new(1, Purpose::Augment, &[epoch, index as u64]);
         let start = cpu_time()?;
-        decode_into(file, &DecodeLimits::default(), &mut image)?;
+        let mut mirrored = Flip::No;
+        let choose = |width, height| {
+            let (region, flip) = transform.draw(width, height, &mut rng);
+            mirrored = flip;
+            region
+        };
+        let region = decode_view(file, &DecodeLimits::default(), shrink(resampling), choose, &mut image)?;
         let decoded = cpu_time()?;
-        let (region, flip): (Region, Flip) = transform.draw(image.width, image.height, &mut rng);
         resize(&image, region, resampling, (IMAGE_SIZE, IMAGE_SIZE), &mut view);
         let resized = cpu_time()?;
-        REFERENCE_NORMALIZATION.apply(&view, IMAGE_SIZE as usize, flip, &mut out);
+        REFERENCE_NORMALIZATION.apply(&view, IMAGE_SIZE as usize, mirrored, &mut out);
         black_box(&out);
         let spans = [decoded - start, resized - decoded, cpu_time()? - resized];
         stages.iter_mut().zip(spans).for_each(|(stage, span)| *stage += span);

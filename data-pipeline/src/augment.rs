@@ -5,7 +5,10 @@
 
 use std::cell::RefCell;
 
-use crate::image::{Flip, Normalization, REFERENCE_NORMALIZATION, Region, Resampling, RgbImage, resize};
+use crate::image::{
+    DecodeLimits, Flip, ImageError, Normalization, REFERENCE_NORMALIZATION, Region, Resampling, RgbImage, Shrink,
+    decode_view, resize,
+};
 use crate::rng::CounterRng;
 
 /// Width over height of a random crop, torchvision's default, which the reference leaves as it is.
@@ -46,6 +49,41 @@ impl TrainTransform {
     /// Number of values of one transformed image.
     pub fn out_len(&self) -> usize {
         out_len(self.image_size)
+    }
+
+    /// Fills `out` with a random view of an encoded image: what [`apply`](Self::apply) makes of the decoded one, bit
+    /// by bit unless `resampling` is [`Resampling::Scaled`], for less work because only the crop is decoded.
+    ///
+    /// # Shapes
+    /// `out`: `[3, image_size, image_size]`.
+    ///
+    /// # Errors
+    /// Those of [`decode`](crate::image::decode).
+    ///
+    /// # Panics
+    /// When `out` has another length.
+    pub fn load(
+        &self,
+        encoded: &[u8],
+        limits: &DecodeLimits,
+        rng: &mut CounterRng,
+        out: &mut [f32],
+    ) -> Result<(), ImageError> {
+        let shrink = match self.resampling {
+            Resampling::Scaled => Shrink::To { height: self.image_size, width: self.image_size },
+            Resampling::Fast | Resampling::PillowExact => Shrink::Never,
+        };
+        let mut mirrored = Flip::No;
+        DECODED.with_borrow_mut(|image| {
+            let choose = |width, height| {
+                let (region, flip) = self.draw(width, height, rng);
+                mirrored = flip;
+                region
+            };
+            let region = decode_view(encoded, limits, shrink, choose, image)?;
+            self.apply_view(image, region, mirrored, out);
+            Ok(())
+        })
     }
 
     /// Fills `out` with a random view of `image`. Equal keys of `rng` give equal views.
@@ -118,6 +156,8 @@ fn out_len(image_size: u32) -> usize {
 }
 
 thread_local! {
+    /// Pixels of the image being decoded; the memory is used again by the next one.
+    static DECODED: RefCell<RgbImage> = const { RefCell::new(RgbImage { width: 0, height: 0, pixels: Vec::new() }) };
     /// The resized pixels of the view being made; contents never outlive a call.
     static RESIZED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -102,7 +102,7 @@ impl DerivedShard {
         let schema = schema_to_write(like);
         let properties = properties(&schema);
         let writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(encode_error)?;
-        Ok(Self { writer, upload: Upload::to(place) })
+        Ok(Self { writer, upload: Upload::new(place) })
     }
 
     /// Appends a row group.

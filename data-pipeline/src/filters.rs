@@ -64,7 +64,8 @@ pub fn reject(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
     if filters.max_nsfw.is_some_and(|most| facts.nsfw.is_some_and(|class| suspicion(class) > suspicion_of(most))) {
         return Some("nsfw");
     }
-    if filters.min_similarity.is_some_and(|least| facts.similarity.is_some_and(|value| !(value >= least))) {
+    if filters.min_similarity.is_some_and(|least| facts.similarity.is_some_and(|value| value.is_nan() || value < least))
+    {
         return Some("similarity");
     }
     None

@@ -1,7 +1,7 @@
 //! From object-store shards to batches of normalised images and clean captions.
 //!
-//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions and the synthetic
-//! corpus. Knows nothing of models, losses, token ids or libtorch.
+//! Knows object stores, shards, sample order, Parquet, image decoding, augmentation, captions, the synthetic
+//! corpus and the download of images by their URLs. Knows nothing of models, losses, token ids or libtorch.
 
 pub mod annotations;
 pub mod augment;
@@ -9,7 +9,9 @@ pub mod caption;
 pub mod catalog;
 pub mod derived;
 pub mod error;
+pub mod fetch;
 pub mod filters;
+mod hex;
 pub mod image;
 pub mod inspect;
 pub mod loader;

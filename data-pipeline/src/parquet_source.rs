@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BinaryArray, ListArray, StringArray};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -103,6 +103,7 @@ pub struct Shard {
     pub fingerprint: String,
     /// The columns that are read.
     pub columns: Columns,
+    schema: SchemaRef,
     metadata: ArrowReaderMetadata,
     reader: ObjectReader,
 }
@@ -121,8 +122,8 @@ pub struct Part {
 /// The rows of one part.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// Encoded images; null where the download failed.
-    pub images: BinaryArray,
+    /// Encoded images; null where the download failed. Views of the pages as read: images are not copied once more.
+    pub images: BinaryViewArray,
     /// Captions; may be null.
     pub captions: StringArray,
     /// Several captions per image, when the shard has them.
@@ -150,6 +151,8 @@ impl Shard {
     pub async fn open(location: Location, size: u64) -> Result<Self> {
         let mut shard = Self::open_any(location, size).await?;
         shard.columns = find_columns(&shard.location, shard.schema())?;
+        shard.metadata =
+            with_views(shard.metadata, &shard.columns.image).map_err(|e| read_error(&shard.location, e))?;
         Ok(shard)
     }
 
@@ -166,12 +169,13 @@ impl Shard {
         let metadata = contained(decode).map_err(|e| read_error(&location, e))?;
         let reader = ObjectReader { location: location.clone(), etag };
         let fingerprint = format!("{:x}", Sha256::digest(&footer));
-        Ok(Self { location, size, fingerprint, columns: Columns::default(), metadata, reader })
+        let (columns, schema) = (Columns::default(), metadata.schema().clone());
+        Ok(Self { location, size, fingerprint, columns, schema, metadata, reader })
     }
 
-    /// The Arrow schema.
+    /// The Arrow schema of the file.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.schema
     }
 
     /// Bytes of the decoded footer in memory.
@@ -232,14 +236,14 @@ impl Shard {
     /// [`DataError::Changed`] when the shard is not the one that was opened.
     pub async fn read(&self, part: &Part) -> Result<Rows> {
         match self.read_columns(part, &self.wanted()).await {
-            Ok(batch) => self.rows(&batch, None),
+            Ok(batch) => self.rows(part, &batch, None),
             // One text that is no UTF-8 must not cost its whole row group: texts are read as bytes.
             Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => {
                 let without: Vec<&str> = self.wanted();
                 let without: Vec<&str> = without.into_iter().filter(|name| !self.is_caption(name)).collect();
                 let batch = self.read_columns(part, &without).await?;
                 let texts = raw_text::read(&self.reader, self.metadata.metadata(), part, &self.columns.caption).await;
-                self.rows(&batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
+                self.rows(part, &batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
             }
             Err(error) => Err(error),
         }
@@ -249,9 +253,9 @@ impl Shard {
         name == self.columns.caption || Some(name) == self.columns.captions.as_deref()
     }
 
-    fn rows(&self, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
+    fn rows(&self, part: &Part, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
         let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
-        let binary = self.cast(batch, &self.columns.image, &DataType::Binary)?;
+        let binary = self.cast(batch, &self.columns.image, &DataType::BinaryView)?;
         let all_captions = match &self.columns.captions {
             Some(name) if texts.is_none() => Some(self.captions_of(batch, name)?),
             _ => None,
@@ -260,8 +264,14 @@ impl Shard {
             Some(texts) => texts,
             None => (text(&self.columns.caption)?, BTreeSet::new()),
         };
+        // A damaged footer may promise more rows than the pages hold, or fewer.
+        let expected = part.rows as usize;
+        if batch.num_rows() != expected || captions.len() != expected {
+            let problem = format!("its footer says {expected} rows, its pages hold {}", batch.num_rows());
+            return Err(parquet_error(&self.location, ParquetError::General(problem)));
+        }
         Ok(Rows {
-            images: binary.as_binary::<i32>().clone(),
+            images: binary.as_binary_view().clone(),
             captions,
             all_captions,
             status: self.columns.status.as_deref().map(text).transpose()?,
@@ -319,7 +329,8 @@ impl Shard {
         let reader = ParquetMetaDataReader::new_with_metadata(ParquetMetaData::clone(known));
         let mut reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
         reader.load_page_index(&mut self.reader.clone()).await?;
-        ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())?;
+        with_views(metadata, &self.columns.image)
     }
 
     fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<Arc<dyn Array>> {
@@ -373,6 +384,17 @@ fn contained<T>(decode: impl FnOnce() -> parquet::errors::Result<T>) -> parquet:
 
 fn panicked() -> ParquetError {
     ParquetError::General("the reader panicked on damaged bytes".into())
+}
+
+/// The same file, of which the image column is read as views of the pages' memory.
+fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Result<ArrowReaderMetadata> {
+    let retyped = |field: &Arc<Field>| match field.name() == image {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::BinaryView)),
+        false => field.clone(),
+    };
+    let fields: Vec<_> = metadata.schema().fields().iter().map(retyped).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
 }
 
 /// A Parquet error is the store's error when the store caused it.

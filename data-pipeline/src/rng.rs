@@ -34,6 +34,8 @@ pub enum Purpose {
     Prefix = 12,
     /// Which source a draw comes from.
     Mixture = 13,
+    /// Pauses before a download is tried again; no bytes depend on them.
+    Backoff = 14,
 }
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded from its key by SplitMix64 (Steele et al. 2014).

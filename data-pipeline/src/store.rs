@@ -3,21 +3,27 @@
 //! Credentials and endpoints come from the environment, under the names that the stores' own tools use
 //! (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` …).
 
-use std::sync::{Arc, Once};
-use std::time::Duration;
+mod open;
+mod web;
 
+use std::ops::Range;
+use std::path::{Component, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme};
 use url::Url;
 
 use crate::error::{DataError, Result};
 
-/// No answer within this time counts as a failed try. The library's default is 30 s; a stalled connection costs one
-/// such wait per request, so it stays well below.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that takes longer is not coming.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Tries of an answer whose body breaks off. The library goes on in the middle of an object, where an ETag proves that
+/// both halves are of one version; lists and objects without an ETag are asked for anew.
+const BODY_TRIES: u32 = 6;
+/// Wait before the first new try; it doubles.
+const BODY_WAIT: Duration = Duration::from_millis(50);
 
 /// A place in an object store: an object or a prefix.
 #[derive(Clone, Debug)]
@@ -36,7 +42,7 @@ impl Location {
     /// [`DataError::BadUri`] for an unknown scheme or an unusable path, [`DataError::Store`] when the environment's
     /// settings for the store do not fit together.
     pub fn parse(uri: &str) -> Result<Self> {
-        install_tls();
+        open::install_tls();
         let bad = |reason: String| DataError::BadUri { uri: uri.into(), reason };
         if uri.is_empty() {
             return Err(bad("it is empty".into()));
@@ -47,7 +53,7 @@ impl Location {
         let url = Url::parse(uri).map_err(|e| bad(e.to_string()))?;
         let (scheme, path) = ObjectStoreScheme::parse(&url).map_err(|e| bad(e.to_string()))?;
         let path = Path::parse(path).map_err(|e| bad(e.to_string()))?;
-        let store = open(&scheme, &url).map_err(|source| DataError::Store {
+        let store = open::open(&scheme, &url).map_err(|source| DataError::Store {
             uri: uri.into(),
             action: "open the store",
             advice: ". Check the store's variables in the environment",
@@ -59,9 +65,8 @@ impl Location {
     fn local(path: &str) -> Result<Self> {
         let bad = |reason: String| DataError::BadUri { uri: path.into(), reason };
         let absolute = std::path::absolute(path).map_err(|e| bad(e.to_string()))?;
-        let object_path = Path::from_absolute_path(&absolute).map_err(|e| bad(e.to_string()))?;
-        let store = Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true));
-        Ok(Self { store, path: object_path, uri: path.trim_end_matches('/').into() })
+        let object_path = Path::from_absolute_path(without_parents(&absolute)).map_err(|e| bad(e.to_string()))?;
+        Ok(Self { store: open::local(), path: object_path, uri: path.trim_end_matches('/').into() })
     }
 
     /// The URI this place was made from, as people wrote it.
@@ -82,15 +87,19 @@ impl Location {
     /// listing.
     ///
     /// # Errors
-    /// [`DataError::Store`] when the store cannot be listed.
+    /// [`DataError::Store`] when the store cannot be listed, which most web servers cannot.
     pub async fn list(&self, suffix: &str) -> Result<Vec<(Self, ObjectMeta)>> {
-        let mut found: Vec<ObjectMeta> = match self.store.list(Some(&self.path)).try_collect().await {
+        // A web server that cannot list can still hand out the one file that was named.
+        if self.is_web() && !suffix.is_empty() && self.path.as_ref().ends_with(suffix) {
+            return Ok(vec![(self.clone(), self.head().await?)]);
+        }
+        let mut found: Vec<ObjectMeta> = match whole(|| self.store.list(Some(&self.path)).try_collect()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
             Err(source) => return Err(self.error("list", source)),
         };
         if found.is_empty() && !suffix.is_empty() && self.path.as_ref().ends_with(suffix) {
-            found.push(self.store.head(&self.path).await.map_err(|e| self.error("read", e))?);
+            found.push(self.head().await?);
         }
         found.retain(|meta| meta.location.as_ref().ends_with(suffix));
         found.sort_by(|a, b| a.location.cmp(&b.location));
@@ -120,16 +129,122 @@ impl Location {
     ///
     /// # Errors
     /// [`DataError::Store`].
-    pub async fn read(&self) -> Result<bytes::Bytes> {
-        let got = self.store.get(&self.path).await.map_err(|e| self.error("read", e))?;
-        got.bytes().await.map_err(|e| self.error("read", e))
+    pub async fn read(&self) -> Result<Bytes> {
+        let get = || async { self.store.get(&self.path).await?.bytes().await };
+        whole(get).await.map_err(|e| self.error("read", e))
+    }
+
+    /// Size, ETag and time of the object.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub async fn head(&self) -> Result<ObjectMeta> {
+        self.store.head(&self.path).await.map_err(|e| self.error("read", e))
+    }
+
+    /// Exactly the bytes of `range`, of the version that `if_match` names (an ETag as [`Self::head`] and
+    /// [`Self::list`] give it) or of any version.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`] when the object has another ETag or ends before the range does, as far as the store can
+    /// tell; otherwise [`DataError::Store`].
+    pub async fn read_range(&self, range: Range<u64>, if_match: Option<&str>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let source = match self.try_range(range.clone(), if_match).await {
+            Ok((found, bytes)) => {
+                self.check_version(if_match, found.as_deref())?;
+                let wanted = range.end - range.start;
+                return if bytes.len() as u64 == wanted {
+                    Ok(bytes)
+                } else {
+                    Err(self.changed(format!("{} bytes from byte {} on, not {wanted}", bytes.len(), range.start)))
+                };
+            }
+            Err(object_store::Error::Precondition { .. }) => {
+                return Err(self.changed(format!("its version is no longer {}", if_match.unwrap_or("*"))));
+            }
+            Err(source) => source,
+        };
+        // A range behind the end and a version that changed in the middle of a body have no error of their own.
+        if matches!(source, object_store::Error::Generic { .. })
+            && let Ok(now) = self.store.head(&self.path).await
+        {
+            self.check_version(if_match, now.e_tag.as_deref())?;
+            if now.size < range.end {
+                return Err(self.changed(format!("{} bytes, not at least {}", now.size, range.end)));
+            }
+        }
+        Err(self.error("read", source))
+    }
+
+    /// [`Self::read_range`] for several ranges: neighbours are read together, up to ten at the same time.
+    ///
+    /// # Errors
+    /// Those of [`Self::read_range`], the first one.
+    pub async fn read_ranges(&self, ranges: &[Range<u64>], if_match: Option<&str>) -> Result<Vec<Bytes>> {
+        let gap = object_store::OBJECT_STORE_COALESCE_DEFAULT;
+        object_store::coalesce_ranges(ranges, |range| self.read_range(range, if_match), gap).await
+    }
+
+    /// One read of a range: the ETag that came with it, and the bytes.
+    async fn try_range(
+        &self,
+        range: Range<u64>,
+        if_match: Option<&str>,
+    ) -> object_store::Result<(Option<String>, Bytes)> {
+        // A weak ETag never satisfies If-Match (RFC 9110, 13.1.1); it is compared afterwards instead.
+        let condition = if_match.filter(|etag| !etag.starts_with("W/"));
+        let options = GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(condition);
+        let get = || async {
+            let got = self.store.get_opts(&self.path, options.clone()).await?;
+            Ok((got.meta.e_tag.clone(), got.bytes().await?))
+        };
+        whole(get).await
+    }
+
+    fn check_version(&self, wanted: Option<&str>, found: Option<&str>) -> Result<()> {
+        match (wanted, found) {
+            (Some(wanted), Some(found)) if wanted != found => {
+                Err(self.changed(format!("its version is {found}, not {wanted}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn changed(&self, what: String) -> DataError {
+        DataError::Changed { uri: self.uri.clone(), what }
+    }
+
+    /// The whole object; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub async fn read_if_there(&self) -> Result<Option<bytes::Bytes>> {
+        match self.store.get(&self.path).await {
+            Ok(got) => got.bytes().await.map(Some).map_err(|e| self.error("read", e)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(self.error("read", source)),
+        }
+    }
+
+    /// Deletes the object, which may be gone already.
+    ///
+    /// # Errors
+    /// [`DataError::Store`].
+    pub async fn delete(&self) -> Result<()> {
+        match self.store.delete(&self.path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.error("delete", source)),
+        }
     }
 
     /// Writes the whole object at once: it appears complete or not at all.
     ///
     /// # Errors
     /// [`DataError::Store`].
-    pub async fn write(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
+    pub async fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let payload = object_store::PutPayload::from(bytes.into());
         self.store.put(&self.path, payload).await.map_err(|e| self.error("write", e))?;
         Ok(())
@@ -137,11 +252,53 @@ impl Location {
 
     /// Wraps a store error with this place's URI and what to do about it.
     pub fn error(&self, action: &'static str, source: object_store::Error) -> DataError {
-        DataError::Store { uri: self.uri.clone(), action, advice: advice(&source), source: Box::new(source) }
+        let advice = if action == "list" && self.is_web() { CANNOT_LIST } else { advice(&source) };
+        DataError::Store { uri: self.uri.clone(), action, advice, source: Box::new(source) }
+    }
+
+    fn is_web(&self) -> bool {
+        self.uri.starts_with("http://") || self.uri.starts_with("https://")
     }
 }
 
-/// What a person can do about a store error.
+/// What `ask` gives, asked again while the body of the answer breaks off.
+async fn whole<T, F: Future<Output = object_store::Result<T>>>(ask: impl Fn() -> F) -> object_store::Result<T> {
+    let began = Instant::now();
+    let mut tries = 1;
+    loop {
+        match ask().await {
+            Err(error) if broke_off(&error) && tries < BODY_TRIES && began.elapsed() < open::RETRY_BUDGET => {
+                tokio::time::sleep(BODY_WAIT * (1 << (tries - 1))).await;
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether an answer began and did not end. Requests that the library has tried again itself say "Error performing".
+fn broke_off(error: &object_store::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    causes.any(|cause| cause.is::<object_store::client::HttpError>()) && !error.to_string().contains("Error performing")
+}
+
+/// `path` with each `..` and what it leaves taken out, as a shell's `cd` does: a symbolic link counts as a folder.
+fn without_parents(path: &std::path::Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+const CANNOT_LIST: &str = ". Most web servers cannot list a folder (those with WebDAV can): name one *.parquet file, or \
+                           use a path, s3://, gs:// or az://";
+
+/// What a person can do about a store error; empty or starting with ". ".
 fn advice(source: &object_store::Error) -> &'static str {
     use object_store::Error as E;
     let text = source.to_string();
@@ -153,56 +310,17 @@ fn advice(source: &object_store::Error) -> &'static str {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             ". Check the credentials in the environment and their rights on this path"
         }
+        _ if text.contains("Range request not supported") || text.contains("non-partial response") => {
+            ". This server hands out whole files only; reading needs one that answers Range requests"
+        }
         E::NotImplemented { .. } | E::NotSupported { .. } => {
             ". This store is read-only here; write to a path, s3://, gs:// or az://"
         }
         _ if text.contains("Permission denied") => ". Check the rights on this path",
+        _ if text.contains("error sending request") || text.contains("retries, max_retries") => {
+            ". The store did not answer, or only with errors, for as long as was tried: check its address in the \
+             environment, the network and the store's own log, then run the same command again"
+        }
         _ => "",
     }
-}
-
-/// reqwest is built without a TLS provider of its own; ring is chosen once per process.
-fn install_tls() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An Err means that the program chose a provider already, which serves as well.
-        let _already_chosen = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
-fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let options = object_store::ClientOptions::new()
-        .with_timeout(REQUEST_TIMEOUT)
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_allow_http(true);
-    let url_text = url.as_str();
-    Ok(match scheme {
-        ObjectStoreScheme::Local => Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)),
-        ObjectStoreScheme::AmazonS3 => Arc::new(
-            object_store::aws::AmazonS3Builder::from_env().with_url(url_text).with_client_options(options).build()?,
-        ),
-        ObjectStoreScheme::GoogleCloudStorage => Arc::new(
-            object_store::gcp::GoogleCloudStorageBuilder::from_env()
-                .with_url(url_text)
-                .with_client_options(options)
-                .build()?,
-        ),
-        ObjectStoreScheme::MicrosoftAzure => Arc::new(
-            object_store::azure::MicrosoftAzureBuilder::from_env()
-                .with_url(url_text)
-                .with_client_options(options)
-                .build()?,
-        ),
-        ObjectStoreScheme::Http => Arc::new(
-            object_store::http::HttpBuilder::new()
-                .with_url(&url[..url::Position::BeforePath])
-                .with_client_options(options)
-                .build()?,
-        ),
-        other => {
-            return Err(object_store::Error::NotSupported {
-                source: format!("scheme {other:?} is not offered").into(),
-            });
-        }
-    })
 }

@@ -4,8 +4,9 @@
 //! WebDataset write.
 
 use std::collections::BTreeSet;
+use std::str::Utf8Error;
 
-use arrow::array::{BinaryArray, StringArray};
+use arrow::array::{BinaryViewArray, StringArray};
 use bytes::{Buf, Bytes};
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ enum Step {
     File { name: String, content: Bytes, used: usize },
     /// Something else of `used` bytes.
     Other { used: usize },
-    /// At least this many bytes are needed.
-    More(usize),
+    /// More bytes are needed.
+    More,
     /// The end mark.
     End,
     /// No tar.
@@ -38,11 +39,14 @@ enum Step {
 struct Members {
     name: Option<String>,
     size: Option<u64>,
+    /// Bytes at the end that are not the tar's: it may end without the padding of its last member.
+    padding: usize,
 }
 
 impl Members {
     fn step(&mut self, bytes: &Bytes) -> Step {
-        let Some(header) = bytes.get(..BLOCK) else { return Step::More(BLOCK) };
+        let own = bytes.len() - self.padding.min(bytes.len());
+        let Some(header) = bytes[..own].get(..BLOCK) else { return Step::More };
         if header.iter().all(|byte| *byte == 0) {
             return Step::End;
         }
@@ -58,11 +62,9 @@ impl Members {
         }
         let end = BLOCK + size as usize;
         let used = end.next_multiple_of(BLOCK);
-        // The last member may lack its padding.
-        if bytes.len() < end {
-            return Step::More(used);
+        if bytes.len() < used || own < end {
+            return Step::More;
         }
-        let used = used.min(bytes.len());
         let content = bytes.slice(BLOCK..end);
         match kind {
             b'L' => self.name = Some(text(&content)),
@@ -108,7 +110,9 @@ fn name(header: &[u8]) -> String {
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (high, low) = field.split_at(field.len() - 8);
-        let is_small = high[0] == 0x80 && high[1..].iter().all(|byte| *byte == 0);
+        // The field of a header's sum has 8 bytes, which leaves none here.
+        let is_small =
+            high.split_first().is_some_and(|(mark, rest)| *mark == 0x80 && rest.iter().all(|byte| *byte == 0));
         return is_small.then(|| low.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
     }
     let digits = text(field);
@@ -144,10 +148,13 @@ impl TarSample {
         serde_json::from_slice(self.json.as_ref()?).ok()
     }
 
-    /// The caption: `.txt`, or `caption` of the metadata. The error says that it is no UTF-8.
-    pub fn caption(&self) -> Result<Option<String>, ()> {
+    /// The caption: `.txt`, or `caption` of the metadata.
+    ///
+    /// # Errors
+    /// When it is no UTF-8.
+    pub fn caption(&self) -> Result<Option<String>, Utf8Error> {
         match &self.text {
-            Some(text) => std::str::from_utf8(text).map(|text| Some(text.to_owned())).map_err(|_| ()),
+            Some(text) => std::str::from_utf8(text).map(|text| Some(text.to_owned())),
             None => Ok(self.metadata().and_then(|found| Some(found.get("caption")?.as_str()?.to_owned()))),
         }
     }
@@ -181,7 +188,7 @@ impl TarSamples {
     ///
     /// # Errors
     /// What is wrong with the tar from here on.
-    pub fn next(&mut self) -> Result<Option<TarSample>, &'static str> {
+    pub fn next_sample(&mut self) -> Result<Option<TarSample>, &'static str> {
         while !self.ended {
             let step = self.members.step(&self.buffer);
             let used = match &step {
@@ -199,7 +206,7 @@ impl TarSamples {
                     }
                 }
                 Step::Other { .. } => (),
-                Step::More(_) => return Ok(None),
+                Step::More => return Ok(None),
                 Step::End => self.ended = true,
                 Step::Broken(what) => return Err(what),
             }
@@ -207,21 +214,24 @@ impl TarSamples {
         Ok(None)
     }
 
-    /// The sample that the last bytes belong to, when no byte follows.
+    /// The samples that the last bytes belong to, when no byte follows.
     ///
     /// # Errors
     /// When the tar ends in the middle of a member.
-    pub fn finish(&mut self) -> Result<Option<TarSample>, &'static str> {
-        let rest = std::mem::take(&mut self.buffer);
-        if !self.ended && !rest.is_empty() {
+    pub fn finish(&mut self) -> Result<Vec<TarSample>, &'static str> {
+        self.members.padding = self.buffer.len().next_multiple_of(BLOCK) - self.buffer.len();
+        self.push(vec![0; self.members.padding].into());
+        let mut last: Vec<TarSample> = self.next_sample()?.into_iter().collect();
+        if !self.ended && !self.buffer.is_empty() {
             return Err("it ends in the middle of a member");
         }
-        Ok(self.current.take())
+        last.extend(self.current.take());
+        Ok(last)
     }
 
     /// Adds a file to the sample that it belongs to; the sample before is done when another one begins.
     fn add(&mut self, name: &str, content: Bytes, start: u64) -> Option<TarSample> {
-        let Some((key, extension)) = split_name(name) else { return None };
+        let (key, extension) = split_name(name)?;
         let is_next = self.current.as_ref().is_some_and(|current| current.key != key);
         let done = if is_next { self.current.take() } else { None };
         let sample =
@@ -254,7 +264,7 @@ pub fn rows(bytes: Bytes, expected: usize) -> Result<Rows, &'static str> {
     let mut reader = TarSamples::default();
     reader.push(bytes);
     let mut samples = Vec::with_capacity(expected);
-    while let Some(sample) = reader.next()? {
+    while let Some(sample) = reader.next_sample()? {
         samples.push(sample);
     }
     samples.extend(reader.finish()?);
@@ -263,14 +273,14 @@ pub fn rows(bytes: Bytes, expected: usize) -> Result<Rows, &'static str> {
     }
     let mut bad_texts = BTreeSet::new();
     let caption = |(row, sample): (usize, &TarSample)| {
-        sample.caption().unwrap_or_else(|()| {
+        sample.caption().unwrap_or_else(|_not_utf8| {
             bad_texts.insert(row);
             None
         })
     };
     let captions: StringArray = samples.iter().enumerate().map(caption).collect();
     Ok(Rows {
-        images: samples.iter().map(|sample| sample.image.as_deref()).collect::<BinaryArray>(),
+        images: samples.iter().map(|sample| sample.image.as_deref()).collect::<BinaryViewArray>(),
         captions,
         all_captions: None,
         status: None,
@@ -345,7 +355,7 @@ mod tests {
             let mut found = Vec::new();
             for bytes in whole.chunks(piece) {
                 reader.push(Bytes::copy_from_slice(bytes));
-                while let Some(sample) = reader.next().unwrap() {
+                while let Some(sample) = reader.next_sample().unwrap() {
                     found.push(sample);
                 }
             }
@@ -364,9 +374,9 @@ mod tests {
         let whole = tar();
         let mut reader = TarSamples::default();
         reader.push(Bytes::copy_from_slice(&whole[..whole.len() - 4 * BLOCK + 1]));
-        assert_eq!(reader.next().unwrap().unwrap().key, "a/1");
-        assert_eq!(reader.next().unwrap().unwrap().key, "a/2");
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.next_sample().unwrap().unwrap().key, "a/1");
+        assert_eq!(reader.next_sample().unwrap().unwrap().key, "a/2");
+        assert_eq!(reader.next_sample().unwrap(), None);
         assert!(reader.finish().unwrap_err().contains("middle of a member"));
     }
 
@@ -380,6 +390,14 @@ mod tests {
             bytes.truncate(cut);
             let _any_answer = rows(bytes.into(), 3);
         }
+    }
+
+    #[test]
+    fn a_sum_in_base_256_is_no_sum() {
+        // Found by tests/fuzz: the field has 8 bytes, and nothing in front of the number.
+        let mut bytes = member("a.jpg", b'0', b"picture");
+        bytes[148] = 0x80;
+        assert!(rows(bytes.into(), 1).unwrap_err().contains("sum is wrong"));
     }
 
     #[test]

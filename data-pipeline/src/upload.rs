@@ -1,4 +1,4 @@
-//! One object on its way to a store.
+//! One object written piece by piece, in bounded memory.
 
 use object_store::{ObjectStoreExt, WriteMultipart};
 
@@ -18,12 +18,11 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// An object that is to appear at `place`.
-    pub(crate) fn to(place: Location) -> Self {
+    pub(crate) fn new(place: Location) -> Self {
         Self { place, buffer: Vec::new(), parts: None }
     }
 
-    /// Adds bytes behind the others.
+    /// Appends bytes; waits while too many parts are on their way.
     pub(crate) async fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() < PART_BYTES {
@@ -52,7 +51,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives the upload up and leaves nothing behind where the store allows it.
+    /// Gives it up and leaves nothing behind where the store allows it.
     pub(crate) async fn abort(self) {
         if let Some(parts) = self.parts {
             // The run ends with the error that led here; one more from the clean-up would hide it.

@@ -2,6 +2,7 @@
 
 mod capfilt;
 mod data;
+mod fetch;
 mod ranks;
 mod weights;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use data::IndexArgs;
+pub use fetch::FetchArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
@@ -87,6 +89,8 @@ pub enum DataCommand {
     Index(IndexArgs),
     /// Show what a set of shards holds: schema, counts, a page of samples.
     Inspect(InspectArgs),
+    /// Download the images of LAION-like metadata into shards. Run again to continue.
+    Fetch(Box<FetchArgs>),
     /// Write captions of every image of a set of shards with a checkpoint, into new shards.
     Caption(CaptionShardsArgs),
     /// Rank the captions of every image by how well they fit, and keep the best, in new shards.
@@ -176,6 +180,12 @@ pub struct BenchDataArgs {
     /// Images to read; 0 for one epoch.
     #[arg(long, default_value_t = 0)]
     pub images: u64,
+    /// Count the shards again and again until there are so many rows; 0 for once.
+    #[arg(long, default_value_t = 0)]
+    pub rows: u64,
+    /// The step that is read first.
+    #[arg(long, default_value_t = 0)]
+    pub first_step: u64,
     /// Images per batch.
     #[arg(long, default_value_t = 64)]
     pub batch: u64,
@@ -188,7 +198,7 @@ pub struct BenchDataArgs {
     /// Bytes the loader may use, in MiB.
     #[arg(long, default_value_t = 1024)]
     pub memory_mb: u64,
-    /// Resampling: fast, or pillow_exact (bit-exact with Pillow's bicubic).
+    /// Resampling: fast, scaled (JPEGs decoded at 1/2 or 1/4), or pillow_exact (bit-exact with Pillow's bicubic).
     #[arg(long, default_value = "fast")]
     pub resize: String,
     /// One JSON object on standard output.

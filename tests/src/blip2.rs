@@ -34,6 +34,11 @@ pub fn transformers_python(test: &str) -> Option<PathBuf> {
     python_of("bench", test)
 }
 
+/// A Python with img2dataset, or none and a line in the log.
+pub fn fetch_python(test: &str) -> Option<PathBuf> {
+    python_of("fetch", test)
+}
+
 fn python_of(kind: &str, test: &str) -> Option<PathBuf> {
     let python = checkout().join(format!(".deps/python-{kind}/bin/python"));
     if std::env::var("BLIP2_TIER").is_ok_and(|tier| tier == "all") && python.exists() {

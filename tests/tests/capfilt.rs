@@ -13,7 +13,7 @@ use arrow::datatypes::{Float32Type, Int32Type};
 use data_pipeline::catalog::Catalog;
 use data_pipeline::store::Location;
 use integration_tests::programs::{all_output, built, checkout, run_within};
-use integration_tests::small_run::{Victim, drain, kill, launch, overrides};
+use integration_tests::runs::{Victim, drain, kill, launch, overrides};
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 

@@ -83,7 +83,7 @@ fn exit_codes_are_those_of_the_table() {
         (&["config", "check", &tiny], 0, ""),
         (&["config", "check", &tiny, "--set", "run.seed=red"], 2, "run.seed"),
         (&["config", "check", &missing], 2, "none"),
-        (&["data", "inspect", &missing], 1, "no *.parquet shard found"),
+        (&["data", "inspect", &missing], 1, "no *.parquet found"),
         (&["data", "inspect", "ftp://host/x"], 2, "ftp://host/x"),
         (&["data", "synth", "--out", &missing, "--scenes", "0"], 2, "scenes is 0"),
         (&["data", "synth"], 2, "--out"),

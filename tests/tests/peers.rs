@@ -1,17 +1,16 @@
-//! Peers: Python readers open our shards and runs, and a real S3 server holds them. Needs the set-up of `make test-all`.
+//! Peers: Python readers open our shards and runs, also from a real S3 server. Needs the set-up of `make test-all`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
 use data_pipeline::catalog::Catalog;
 use data_pipeline::store::Location;
 use integration_tests::blip2::{blip2, peers_python, stderr, transformers_python};
+use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{built, checkout};
 
 #[test]
@@ -24,73 +23,6 @@ fn pandas_and_datasets_open_the_shards() {
     assert!(made.status.success(), "{}", stderr(&made));
     let read = Command::new(python).arg(checkout().join("tests/peers/read_shards.py")).arg(&out).output().unwrap();
     assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
-}
-
-/// A server that is ended by its own handle, whatever happens to the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The process may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-fn s3_server(python: &Path) -> (Server, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let server = Command::new(python.with_file_name("moto_server"))
-        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let server = Server(server);
-    for _ in 0..300 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return (server, port);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("the S3 server did not open port {port} within 30 s");
-}
-
-/// A program with the environment that makes `s3://` mean this server, in which a bucket called `bucket` is made.
-fn on_s3(python: &Path, port: u16, program: PathBuf) -> impl Fn(&[&str]) -> Output + use<> {
-    let endpoint = format!("http://127.0.0.1:{port}");
-    let bucket = format!("import sys, urllib.request as u; u.urlopen(u.Request('{endpoint}/bucket', method='PUT'))");
-    assert!(Command::new(python).args(["-c", &bucket]).status().unwrap().success());
-    move |arguments| {
-        Command::new(&program)
-            .args(arguments)
-            .env("AWS_ENDPOINT_URL", &endpoint)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_ALLOW_HTTP", "true")
-            .output()
-            .unwrap()
-    }
-}
-
-#[test]
-fn a_corpus_goes_to_s3_and_comes_back() {
-    let Some(python) = peers_python("a_corpus_goes_to_s3_and_comes_back") else { return };
-    let (_server, port) = s3_server(&python);
-    let on_s3 = on_s3(&python, port, built("blip2"));
-
-    let made = on_s3(&["data", "synth", "--out", "s3://bucket/corpus", "--scenes", "2000", "--test-scenes", "100"]);
-    assert!(made.status.success(), "{}", stderr(&made));
-    let looked = on_s3(&["data", "inspect", "s3://bucket/corpus/train", "--json"]);
-    assert!(looked.status.success(), "{}", stderr(&looked));
-    let value: serde_json::Value = serde_json::from_slice(&looked.stdout).unwrap();
-    assert_eq!(value["inspection"]["rows"], 2000);
-    let timed = on_s3(&["bench", "data", "s3://bucket/corpus/train", "--image-size", "64", "--json"]);
-    assert!(timed.status.success(), "{}", stderr(&timed));
-
-    let gone = on_s3(&["data", "inspect", "s3://nobucket/corpus"]);
-    assert_eq!(gone.status.code(), Some(1), "{}", stderr(&gone));
-    assert!(stderr(&gone).contains("s3://nobucket/corpus"), "{}", stderr(&gone));
 }
 
 /// Writes a small run with a restart in it.
@@ -118,13 +50,13 @@ fn safetensors_and_tensorboard_read_a_run() {
 #[test]
 fn a_run_goes_to_s3_and_reads_the_same() {
     let Some(python) = peers_python("a_run_goes_to_s3_and_reads_the_same") else { return };
-    let (_server, port) = s3_server(&python);
-    let written = on_s3(&python, port, write_run())(&["s3://bucket/runs/tiny"]);
+    let Some(server) = ObjectServer::s3("a_run_goes_to_s3_and_reads_the_same") else { return };
+    let written = server.run(&write_run(), &["s3://bucket/runs/tiny"]);
     assert!(written.status.success(), "{}", stderr(&written));
     let folder = tempfile::tempdir().unwrap();
     let fetched = Command::new(&python)
         .arg(checkout().join("tests/peers/fetch_bucket.py"))
-        .args([&format!("http://127.0.0.1:{port}"), "bucket"])
+        .args([&format!("http://{}", server.address()), "bucket"])
         .arg(folder.path())
         .output()
         .unwrap();

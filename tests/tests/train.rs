@@ -4,39 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use integration_tests::programs::{all_output, built, checkout, run_within};
-use integration_tests::small_run::{SCHEDULE, Victim, drain, kill, last_checkpoints, launch};
+use integration_tests::runs::{
+    SCHEDULE, Victim, assert_same, drain, kill, last_checkpoints, launch, trained, wait_for_commits,
+};
 use safetensors::SafeTensors;
-
-/// Every trained tensor and moment of the last checkpoint of both stages, as bytes by name.
-fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    let checkpoints = last_checkpoints(output);
-    assert_eq!(checkpoints.keys().copied().collect::<Vec<_>>(), [1, 2], "checkpoints of both stages");
-    for (stage, folder) in checkpoints {
-        for file in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if file.extension().is_some_and(|extension| extension == "safetensors") {
-                let bytes = fs::read(&file).unwrap();
-                for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-                    all.insert(format!("stage {stage} {name}"), tensor.data().to_vec());
-                }
-            }
-        }
-    }
-    all
-}
-
-fn assert_same(what: &str, found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-    let differing: Vec<&String> =
-        found.iter().filter(|(name, bytes)| expected[*name] != **bytes).map(|(n, _)| n).collect();
-    assert!(differing.is_empty(), "{what}: {} of {} tensors differ: {differing:?}", differing.len(), found.len());
-}
 
 /// A run on one rank that nothing disturbed, and the folder with its shards and towers.
 fn undisturbed() -> &'static (PathBuf, BTreeMap<String, Vec<u8>>) {
@@ -217,17 +194,4 @@ fn the_same_command_continues_however_often_it_is_killed() {
     let resumed = run_within(300, &launch(&output, &folder, 2));
     assert!(resumed.status.success(), "after {killed} kills: {}", all_output(&resumed));
     assert_same(&format!("after {killed} kills"), &trained(&output), expected);
-}
-
-fn wait_for_commits(output: &Path, commits: usize, child: &mut Child) {
-    let since = Instant::now();
-    let committed = || {
-        let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten();
-        entries.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
-    };
-    while committed() < commits {
-        assert!(child.try_wait().unwrap().is_none(), "the launch ended before it was killed");
-        assert!(since.elapsed() < Duration::from_secs(200), "{} commits after 200 s", committed());
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

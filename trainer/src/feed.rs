@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::TrainerError;
 use crate::segment_file::SegmentFile;
-use crate::session::StagePosition;
+use crate::session::{Session, StagePosition};
 use crate::sources::Sources;
 
 /// Where in a checkpoint's record of outside decisions the data's counts stand.
@@ -53,19 +53,18 @@ impl Feed {
         at: &StagePosition<'_>,
         sources: &Sources,
         slices: Range<usize>,
-        rank: usize,
-        restored: &Value,
+        session: &Session<'_>,
     ) -> Result<Self, TrainerError> {
         let seed = run.run.seed.wrapping_add(at.index as u64);
         let output = Location::parse(run.run.output.as_str())?;
-        let list = format!("quarantine/rank-{rank:04}.jsonl");
+        let list = format!("quarantine/rank-{:04}.jsonl", session.ranks.rank());
         let settings =
             LoaderSettings { quarantine: Some(output.child(&list).uri().into()), ..settings(run, at.stage, seed) };
         let slices = slices.start as u64..slices.end as u64;
         let loader = Loader::start(sources.list.clone(), settings, sources.losses.clone(), at.step, slices)?;
         let names: Vec<String> = sources.list.iter().map(|source| source.name.clone()).collect();
         let known: BTreeMap<String, SourceLedger> =
-            serde_json::from_value(restored[LEDGER].clone()).unwrap_or_default();
+            serde_json::from_value(session.restored()[LEDGER].clone()).unwrap_or_default();
         let before = names.iter().map(|name| known.get(name).cloned().unwrap_or_default()).collect();
         Ok(Self { loader, stage: at.stage.name().into(), names, before, output, list, quarantine: None })
     }
@@ -136,7 +135,8 @@ pub fn settings(run: &Run, stage: &Stage, seed: u64) -> LoaderSettings {
     let data = &run.data;
     let resampling = match data.loader.resize {
         Resize::PillowExact => Resampling::PillowExact,
-        Resize::Fast | Resize::Scaled => Resampling::Fast,
+        Resize::Fast => Resampling::Fast,
+        Resize::Scaled => Resampling::Scaled,
     };
     LoaderSettings {
         layout: Layout {

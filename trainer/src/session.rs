@@ -273,12 +273,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn checkpoint(
-        &mut self,
-        at: &StagePosition<'_>,
-        state: &State,
-        outcome: &Outcome<'_>,
-    ) -> Result<(), TrainerError> {
+    fn checkpoint(&mut self, at: &StagePosition<'_>, state: &State, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
         let (settings, slices) = (&self.run.checkpoint, outcome.slices);
         let totals = outcome.feed.totals(self.ranks, at.step)?;
         let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
@@ -341,11 +336,23 @@ pub fn set_aside(output: &str) -> Result<(), TrainerError> {
         });
     }
     let failed = |source| TrainerError::File { path: folder.display().to_string(), action: "set aside", source };
-    let left: Vec<_> = ["config.yaml", "log", "stage1", "stage2", "metrics", "tb", "eval", "report.html", "catalog", "lost", "quarantine"]
-        .map(|name| folder.join(name))
-        .into_iter()
-        .filter(|path| path.exists())
-        .collect();
+    let left: Vec<_> = [
+        "config.yaml",
+        "log",
+        "stage1",
+        "stage2",
+        "metrics",
+        "tb",
+        "eval",
+        "report.html",
+        "catalog",
+        "lost",
+        "quarantine",
+    ]
+    .map(|name| folder.join(name))
+    .into_iter()
+    .filter(|path| path.exists())
+    .collect();
     if left.is_empty() {
         return Ok(());
     }
@@ -381,7 +388,10 @@ fn check_same_mathematics(run: &Run, stored: &str) -> Result<(), TrainerError> {
         run.checkpoint = before.checkpoint.clone();
         run.metrics = before.metrics.clone();
         run.run.name.clone_from(&before.run.name);
-        run.data.loader = before.data.loader.clone();
+        // What else stands there decides about samples and pixels.
+        run.data.loader.decode_threads = before.data.loader.decode_threads;
+        run.data.loader.memory_mb = before.data.loader.memory_mb;
+        run.data.loader.max_bad_fraction = before.data.loader.max_bad_fraction;
         run.to_yaml()
     };
     let (old, new) = (mathematics(&before), mathematics(run));

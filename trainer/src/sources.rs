@@ -34,7 +34,7 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
     for source in &run.data.sources {
         let place = catalog_place(source, &output)?;
         if session.ranks.rank() == 0 {
-            runtime.block_on(make_if_absent(source, &place, read_unit, session))?;
+            runtime.block_on(make_if_absent(source, &place, &run.data.loader, session))?;
         }
         // The others wait until it is there.
         broadcast_text(session.ranks, "made")?;
@@ -54,7 +54,7 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
 async fn make_if_absent(
     source: &Source,
     place: &Location,
-    read_unit: u64,
+    loader: &configs::Loader,
     session: &Session<'_>,
 ) -> Result<(), TrainerError> {
     if place.exists().await? {
@@ -65,9 +65,26 @@ async fn make_if_absent(
             session.events.message(format!("{}: {done} of {total} shards catalogued", source.name()));
         }
     };
-    let catalog = index(source, read_unit, &told).await?;
-    for bad in &catalog.description.bad_shards {
-        session.events.message(format!("{} is left out of the catalogue: {}", bad.uri, bad.problem));
+    let catalog = index(source, loader.read_unit_mb << 20, &told).await?;
+    let bad = &catalog.description.bad_shards;
+    for shard in bad {
+        session.events.message(format!("{} is left out of the catalogue: {}", shard.uri, shard.problem));
+    }
+    let all = catalog.shards.len() + bad.iter().filter(|shard| !shard.used_in_part).count();
+    if bad.len() as f64 > loader.max_bad_fraction * all as f64 {
+        return Err(TrainerError::Unsupported {
+            found: format!(
+                "{} of {all} shards of {} cannot be read; first: {}",
+                bad.len(),
+                source.name(),
+                bad[0].problem
+            ),
+            expected: format!(
+                "at most data.loader.max_bad_fraction = {} of them; mend or remove the shards, raise the limit, or make \
+                 the catalogue with `blip2 data index`, which leaves them out",
+                loader.max_bad_fraction
+            ),
+        });
     }
     catalog.save(place).await?;
     Ok(())

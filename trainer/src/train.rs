@@ -43,7 +43,7 @@ fn train_stage(
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
     let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks(), Device::Cpu)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
-    let mut feed = Feed::start(run, &at, sources, slices.own(), ranks.rank(), session.restored())?;
+    let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
     announce(session, stage, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };

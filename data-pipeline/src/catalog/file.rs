@@ -67,13 +67,22 @@ impl Catalog {
     /// [`DataError::Store`] when it cannot be read, [`DataError::Catalog`] when it is damaged or was made with other
     /// settings than the source has now.
     pub async fn load(place: &Location, source: &Source, read_unit_bytes: u64) -> Result<SavedCatalog> {
-        let bytes = place.read().await?;
-        let sha256 = format!("{:x}", Sha256::digest(&bytes));
-        let catalog = Self::decode(bytes, source_location(source)?).map_err(|problem| broken(place, problem))?;
-        let (made, asked) = (&catalog.description.settings, settings_of(source, read_unit_bytes)?);
+        let saved = Self::load_from(place, source_location(source)?).await?;
+        let (made, asked) = (&saved.catalog.description.settings, settings_of(source, read_unit_bytes)?);
         if *made != asked {
             return Err(broken(place, format!("it was made with {made}, the config has {asked}")));
         }
+        Ok(saved)
+    }
+
+    /// Reads a catalogue of shards at `location`, whatever it was made with.
+    ///
+    /// # Errors
+    /// [`DataError::Store`] when it cannot be read, [`DataError::Catalog`] when it is damaged.
+    pub async fn load_from(place: &Location, location: Location) -> Result<SavedCatalog> {
+        let bytes = place.read().await?;
+        let sha256 = format!("{:x}", Sha256::digest(&bytes));
+        let catalog = Self::decode(bytes, location).map_err(|problem| broken(place, problem))?;
         Ok(SavedCatalog { catalog, sha256 })
     }
 

@@ -15,7 +15,7 @@ mod whole;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, BinaryArray, ListArray, StringArray, StructArray};
+use arrow::array::{AsArray, BinaryViewArray, ListArray, StringArray, StructArray};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -181,6 +181,25 @@ impl Catalog {
         index::shards(location).await
     }
 
+    /// The same shards again and again until there are `rows` rows: what benchmarks of large sets read.
+    ///
+    /// # Panics
+    /// When there is no row.
+    #[must_use]
+    pub fn repeated(mut self, rows: u64) -> Self {
+        let once = self.row_groups.clone();
+        assert!(self.rows() > 0, "a catalogue without rows cannot be repeated");
+        for group in once.iter().cycle().copied() {
+            let first_row = self.rows();
+            if first_row >= rows {
+                break;
+            }
+            self.row_groups.push(RowGroup { first_row, ..group });
+        }
+        self.description.rows = self.rows();
+        self
+    }
+
     /// Rows of all shards, used or not.
     pub fn rows(&self) -> u64 {
         self.row_groups.last().map_or(0, |last| last.first_row + u64::from(last.rows))
@@ -240,7 +259,8 @@ impl Catalog {
         }
     }
 
-    fn shard_location(&self, shard: u32) -> Location {
+    /// Where a shard lies.
+    pub fn shard_location(&self, shard: u32) -> Location {
         match self.shards[shard as usize].path.as_str() {
             "" => self.location.clone(),
             path => self.location.child(path),
@@ -339,7 +359,7 @@ impl Catalog {
         let captions = images.captions.slice(first, rows);
         let first_texts = |row: usize| captions.value(row).as_string::<i32>().value(0).to_owned();
         Ok(Rows {
-            images: bytes.iter().map(Option::as_deref).collect::<BinaryArray>(),
+            images: bytes.iter().map(Option::as_deref).collect::<BinaryViewArray>(),
             captions: (0..rows).map(|row| Some(first_texts(row))).collect(),
             all_captions: Some(captions),
             status: None,

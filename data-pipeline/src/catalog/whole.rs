@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Field, Schema};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
 
 use super::{Catalog, Place, part};
 use crate::error::{DataError, Result};
@@ -25,11 +26,11 @@ impl Catalog {
         if let Some(keys) = &rows.keys {
             columns.push(("key", Arc::new(keys.clone())));
         }
-        columns.push(("jpg", Arc::new(rows.images.clone())));
+        let encode = |error: arrow::error::ArrowError| DataError::Encode(error.to_string());
+        columns.push(("jpg", cast(&rows.images, &DataType::Binary).map_err(encode)?));
         let field = |(name, column): &(&str, ArrayRef)| Field::new(*name, column.data_type().clone(), true);
         let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
         let columns = columns.into_iter().map(|(_, column)| column).collect();
-        let batch = RecordBatch::try_new(Arc::new(schema), columns);
-        Ok((batch.map_err(|error| DataError::Encode(error.to_string()))?, rows))
+        Ok((RecordBatch::try_new(Arc::new(schema), columns).map_err(encode)?, rows))
     }
 }

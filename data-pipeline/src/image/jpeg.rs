@@ -8,7 +8,9 @@ use std::ptr::NonNull;
 
 use turbojpeg_sys as sys;
 
-use super::{DecodeLimits, ImageError, RgbImage};
+use super::markers::{first_scan_is_all, is_cut};
+use super::part::Part;
+use super::{DecodeLimits, ImageError, Region, RgbImage, Shrink};
 
 /// Progressive files with more scans are an attack: the standard's encoders write about ten
 /// (libjpeg-turbo's "Two Issues with the JPEG Standard" recommends a limit and 500 as its value).
@@ -24,28 +26,36 @@ const WARNINGS: [&str; 6] = [
     "Invalid SOS parameters",
 ];
 
-/// Which JPEG decoder is built in, for `doctor` and benchmark reports.
-pub fn jpeg_decoder() -> &'static str {
-    env!("BLIP2_JPEG_DECODER")
-}
-
-/// See [`super::decode`].
-pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), ImageError> {
+/// See [`super::decode_view`].
+pub(super) fn decode_view(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    shrink: Shrink,
+    choose: impl FnOnce(u32, u32) -> Region,
+    image: &mut RgbImage,
+) -> Result<Region, ImageError> {
     let mut decompressor = Decompressor::new()?;
     let (width, height) = decompressor.read_header(bytes)?;
     limits.check(width, height)?;
-    (image.width, image.height) = (width, height);
-    let pixel_count = width as usize * height as usize;
-    image.pixels.resize(pixel_count * 3, 0);
-    match decompressor.colorspace() {
-        sys::TJCS_TJCS_CMYK | sys::TJCS_TJCS_YCCK => {
-            let mut inks = vec![0; pixel_count * 4];
-            decompressor.decompress(bytes, sys::TJPF_TJPF_CMYK, &mut inks)?;
-            cmyk_to_rgb(&inks, &mut image.pixels);
-            Ok(())
+    let view = choose(width, height);
+    let part = match decompressor.mcu_width() {
+        Some(mcu_width) => Part::of(view, (width, height), shrink, mcu_width),
+        None => Part::of(view, (width, height), Shrink::Never, 1).of_whole(),
+    };
+    // libjpeg does not read what lies below a part: only where that is nothing but data, a full decode has nothing to
+    // object to there. Progressive files are smoothed across blocks when their last scans are missing.
+    let nothing_missed = !part.leaves_rows_below() || first_scan_is_all(bytes);
+    if !part.is_whole() && nothing_missed && !decompressor.is_progressive() {
+        if decompressor.decode_part(bytes, &part, image).is_ok() {
+            return Ok(part.view);
         }
-        _ => decompressor.decompress(bytes, sys::TJPF_TJPF_RGB, &mut image.pixels),
+        // What is wrong with the file is for a full decode to say.
+        decompressor = Decompressor::new()?;
+        decompressor.read_header(bytes)?;
     }
+    let part = part.of_whole();
+    decompressor.decode_part(bytes, &part, image)?;
+    Ok(part.view)
 }
 
 /// Pillow's conversion (`Convert.c`, `cmyk2rgb`), after the inversion that its JPEG reader always does because Adobe
@@ -64,7 +74,6 @@ fn cmyk_to_rgb(inks: &[u8], pixels: &mut [u8]) {
 /// One libjpeg-turbo decompressor.
 struct Decompressor {
     handle: NonNull<std::ffi::c_void>,
-    size: (u32, u32),
 }
 
 impl Decompressor {
@@ -73,7 +82,7 @@ impl Decompressor {
         let handle = unsafe { sys::tj3Init(sys::TJINIT_TJINIT_DECOMPRESS as c_int) };
         let handle = NonNull::new(handle.cast())
             .ok_or_else(|| ImageError::Unsupported("libjpeg-turbo could not allocate a decompressor".into()))?;
-        let decompressor = Self { handle, size: (0, 0) };
+        let decompressor = Self { handle };
         decompressor.set(sys::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS);
         // Colour profiles are ignored: do not even copy them.
         decompressor.set(sys::TJPARAM_TJPARAM_SAVEMARKERS, 0);
@@ -91,8 +100,23 @@ impl Decompressor {
         unsafe { sys::tj3Get(self.handle.as_ptr().cast(), parameter as c_int) }
     }
 
-    fn colorspace(&self) -> sys::TJCS {
-        self.get(sys::TJPARAM_TJPARAM_COLORSPACE) as sys::TJCS
+    /// Columns of a minimum coded unit; nothing for kinds of JPEG that libjpeg decodes only as a whole.
+    fn mcu_width(&self) -> Option<u32> {
+        if self.get(sys::TJPARAM_TJPARAM_LOSSLESS) != 0 {
+            return None;
+        }
+        match self.get(sys::TJPARAM_TJPARAM_SUBSAMP) {
+            sys::TJSAMP_TJSAMP_444 | sys::TJSAMP_TJSAMP_GRAY | sys::TJSAMP_TJSAMP_440 | sys::TJSAMP_TJSAMP_441 => {
+                Some(8)
+            }
+            sys::TJSAMP_TJSAMP_422 | sys::TJSAMP_TJSAMP_420 => Some(16),
+            sys::TJSAMP_TJSAMP_411 => Some(32),
+            _ => None,
+        }
+    }
+
+    fn is_progressive(&self) -> bool {
+        self.get(sys::TJPARAM_TJPARAM_PROGRESSIVE) == 1
     }
 
     /// Width and height; nothing of their size is allocated.
@@ -111,21 +135,62 @@ impl Decompressor {
         let height = self.get(sys::TJPARAM_TJPARAM_JPEGHEIGHT);
         match (u32::try_from(width), u32::try_from(height)) {
             // A fresh decompressor says -1 until it has seen a frame header.
-            (Ok(width), Ok(height)) => {
-                self.size = (width, height);
-                Ok(self.size)
-            }
+            (Ok(width), Ok(height)) => Ok((width, height)),
             _ => Err(if is_cut(bytes) { ImageError::Truncated } else { ImageError::Corrupt("no frame header".into()) }),
         }
     }
 
-    /// All pixels of the image whose header was read from the same bytes, rows without padding.
-    fn decompress(&mut self, bytes: &[u8], format: sys::TJPF, pixels: &mut [u8]) -> Result<(), ImageError> {
+    /// The window of `part`, of the image whose header was read from the same bytes.
+    fn decode_part(&mut self, bytes: &[u8], part: &Part, image: &mut RgbImage) -> Result<(), ImageError> {
+        self.choose_part(part)?;
+        (image.width, image.height) = (part.window.width, part.window.height);
+        let pixel_count = image.width as usize * image.height as usize;
+        image.pixels.resize(pixel_count * 3, 0);
+        match self.get(sys::TJPARAM_TJPARAM_COLORSPACE) as sys::TJCS {
+            sys::TJCS_TJCS_CMYK | sys::TJCS_TJCS_YCCK => {
+                let mut inks = vec![0; pixel_count * 4];
+                self.decompress(bytes, (image.width, image.height), sys::TJPF_TJPF_CMYK, &mut inks)?;
+                cmyk_to_rgb(&inks, &mut image.pixels);
+                Ok(())
+            }
+            _ => self.decompress(bytes, (image.width, image.height), sys::TJPF_TJPF_RGB, &mut image.pixels),
+        }
+    }
+
+    /// Sets size and window of what [`decompress`](Self::decompress) gives.
+    fn choose_part(&mut self, part: &Part) -> Result<(), ImageError> {
+        let Region { top, left, height, width } = part.window;
+        let refused = |_| ImageError::Unsupported("a side of more than 2^31 pixels".into());
+        let number = |value: u32| c_int::try_from(value).map_err(refused);
+        let scale = sys::tjscalingfactor { num: 1, denom: number(part.denominator)? };
+        let window = match part.is_whole() {
+            true => sys::tjregion { x: 0, y: 0, w: 0, h: 0 },
+            false => sys::tjregion { x: number(left)?, y: number(top)?, w: number(width)?, h: number(height)? },
+        };
+        // SAFETY: the handle is live and its header was read; a bad factor is refused by a return code.
+        let not_scaled = unsafe { sys::tj3SetScalingFactor(self.handle.as_ptr().cast(), scale) };
+        // SAFETY: as above; a window that is misplaced or reaches outside the image is refused by a return code.
+        let not_cropped = unsafe { sys::tj3SetCroppingRegion(self.handle.as_ptr().cast(), window) };
+        if not_scaled != 0 || not_cropped != 0 {
+            return Err(ImageError::Unsupported(format!("libjpeg-turbo does not decode {part:?}")));
+        }
+        Ok(())
+    }
+
+    /// The pixels of the chosen part, which has this width and height; rows without padding.
+    fn decompress(
+        &mut self,
+        bytes: &[u8],
+        (width, height): (u32, u32),
+        format: sys::TJPF,
+        pixels: &mut [u8],
+    ) -> Result<(), ImageError> {
         let channels = if format == sys::TJPF_TJPF_CMYK { 4 } else { 3 };
-        let row_bytes = self.size.0 as usize * channels;
-        assert_eq!(pixels.len(), row_bytes * self.size.1 as usize, "bytes of the whole image");
-        // SAFETY: the handle is live; `bytes` are those of the header, so the image has `size` and at most
-        // `channels` bytes per pixel, and `pixels` holds exactly that many, initialised.
+        let row_bytes = width as usize * channels;
+        assert_eq!(pixels.len(), row_bytes * height as usize, "bytes of the part");
+        // SAFETY: the handle is live; `bytes` are those of the header, so the part that `choose_part` set, which
+        // libjpeg-turbo accepted for this image, has at most this many rows and columns and `channels` bytes per
+        // pixel; `pixels` holds exactly that many, initialised.
         let failed = unsafe {
             sys::tj3Decompress8(
                 self.handle.as_ptr().cast(),
@@ -165,34 +230,5 @@ impl Drop for Decompressor {
     fn drop(&mut self) {
         // SAFETY: the handle came from tj3Init and is destroyed once.
         unsafe { sys::tj3Destroy(self.handle.as_ptr().cast()) };
-    }
-}
-
-/// Whether the file ends before its end-of-image marker, so that Pillow says "image file is truncated".
-fn is_cut(bytes: &[u8]) -> bool {
-    let Some(scan) = first_scan(bytes) else { return true };
-    // Entropy-coded data never contains FF D9: an FF in it is followed by 00.
-    !bytes[scan..].windows(2).rev().any(|pair| pair == [0xff, 0xd9])
-}
-
-/// Where the first scan header starts; nothing when the file ends in a segment before it.
-fn first_scan(bytes: &[u8]) -> Option<usize> {
-    let mut at = 2;
-    loop {
-        let marker = at + bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;
-        match bytes.get(marker + 1)? {
-            0xda => return Some(marker),
-            // Fill bytes, stuffing, and markers without a length.
-            0xff => at = marker + 1,
-            0x00 | 0x01 | 0xd0..=0xd8 => at = marker + 2,
-            0xd9 => return Some(marker),
-            _ => {
-                let length = u16::from_be_bytes([*bytes.get(marker + 2)?, *bytes.get(marker + 3)?]);
-                at = marker + 2 + usize::from(length);
-                if at > bytes.len() {
-                    return None;
-                }
-            }
-        }
     }
 }

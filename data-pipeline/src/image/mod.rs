@@ -1,21 +1,24 @@
 //! Encoded bytes to RGB pixels, and RGB pixels to another size.
 //!
 //! The reference is Pillow 13 `Image.open(…).convert("RGB")` and `resize(…, BICUBIC)`, because that is what the
-//! published models were trained with. JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
+//! published models were trained with. With libjpeg-turbo, JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
 //! DCT and smooth chroma upsampling), PNG, WebP and GIF pixels are equal too, and so is every bit that
 //! [`Resampling::PillowExact`] makes.
 
 mod error;
-mod exact;
-mod fast;
+#[cfg(feature = "libjpeg-turbo")]
 mod jpeg;
+mod markers;
 mod normalize;
+#[cfg(feature = "libjpeg-turbo")]
+mod part;
 mod raster;
+mod resampler;
 mod resize;
 mod simd;
+mod weights;
 
 pub use error::ImageError;
-pub use jpeg::jpeg_decoder;
 pub use normalize::{Flip, Normalization, REFERENCE_NORMALIZATION};
 pub use resize::{Region, Resampling, resize};
 
@@ -28,6 +31,25 @@ pub struct RgbImage {
     pub height: u32,
     /// `[height, width, 3]`, rows without padding.
     pub pixels: Vec<u8>,
+}
+
+/// Which JPEG decoder is built in, for `doctor` and benchmark reports.
+pub fn jpeg_decoder() -> &'static str {
+    env!("BLIP2_JPEG_DECODER")
+}
+
+/// Whether a JPEG may be decoded to fewer pixels than it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shrink {
+    /// Every pixel as a full decode gives it.
+    Never,
+    /// By 2 or 4 on each side, as long as the view keeps at least this many rows and columns.
+    To {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
 }
 
 /// What an image may ask for before a single pixel is allocated.
@@ -121,12 +143,37 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, ImageErro
 /// # Errors
 /// Those of [`decode`].
 pub fn decode_into(bytes: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), ImageError> {
+    let whole = |width, height| Region { top: 0, left: 0, height, width };
+    decode_view(bytes, limits, Shrink::Never, whole, image).map(|_| ())
+}
+
+/// At least the view that `choose` takes of an image of the width and height that it is given; gives back where the
+/// view lies in `image`. Of a JPEG, what lies outside is decoded as little as its format allows.
+///
+/// With [`Shrink::Never`] the view's pixels and the errors are those of [`decode_into`].
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_view(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    shrink: Shrink,
+    choose: impl FnOnce(u32, u32) -> Region,
+    image: &mut RgbImage,
+) -> Result<Region, ImageError> {
     match Format::sniff(bytes)? {
-        Format::Jpeg => jpeg::decode(bytes, limits, image),
-        Format::Png => raster::decode_png(bytes, limits, image),
-        Format::WebP => raster::decode_webp(bytes, limits, image),
-        Format::Gif => raster::decode_gif(bytes, limits, image),
+        #[cfg(feature = "libjpeg-turbo")]
+        Format::Jpeg => return jpeg::decode_view(bytes, limits, shrink, choose, image),
+        #[cfg(not(feature = "libjpeg-turbo"))]
+        Format::Jpeg => {
+            let _whole_images_only = shrink;
+            raster::decode_jpeg(bytes, limits, image)?;
+        }
+        Format::Png => raster::decode_png(bytes, limits, image)?,
+        Format::WebP => raster::decode_webp(bytes, limits, image)?,
+        Format::Gif => raster::decode_gif(bytes, limits, image)?,
     }
+    Ok(choose(image.width, image.height))
 }
 
 #[cfg(test)]

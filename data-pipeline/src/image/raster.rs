@@ -1,4 +1,4 @@
-//! PNG, WebP and GIF by the `image` crate, and the one rule that makes RGB of what they hold.
+//! PNG, WebP, GIF and, without libjpeg-turbo, JPEG by the `image` crate, and the one rule that makes RGB of what they hold.
 
 use std::error::Error;
 use std::io::{self, Cursor};
@@ -20,6 +20,16 @@ enum Wide {
     HighByte,
     /// Themselves up to 255: plain grayscale, which Pillow opens as `I;16` and clips (`Convert.c`, `I16_RGB`).
     Saturate,
+}
+
+/// JPEG without libjpeg-turbo: by zune-jpeg, which fills up what a cut file lacks, so that is looked for first.
+#[cfg(not(feature = "libjpeg-turbo"))]
+pub(super) fn decode_jpeg(bytes: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), ImageError> {
+    if super::markers::is_cut(bytes) {
+        return Err(ImageError::Truncated);
+    }
+    let decoder = ::image::codecs::jpeg::JpegDecoder::new(Cursor::new(bytes)).map_err(reason)?;
+    read(decoder, limits, Wide::HighByte, image)
 }
 
 pub(super) fn decode_png(bytes: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), ImageError> {

@@ -2,15 +2,20 @@
 
 use std::cell::RefCell;
 
-use super::{RgbImage, exact, fast};
+use super::RgbImage;
+use super::resampler::Resizer;
+use super::weights::Precision;
 
-/// How pixels are resampled. Both are Pillow's antialiased bicubic (Catmull-Rom, a = -0.5), not torch's (a = -0.75).
+/// How pixels are resampled. All are Pillow's antialiased bicubic (Catmull-Rom, a = -0.5), not torch's (a = -0.75).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resampling {
-    /// SIMD with 15-bit coefficients: at least 99.99 % of values within one level of Pillow.
+    /// 15-bit weights: at least 99.99 % of values within one level of Pillow.
     #[default]
     Fast,
-    /// Every bit as Pillow 13: 22-bit coefficients, 8 bits between the passes, Pillow's order of the passes.
+    /// As fast, of JPEGs that are decoded at 1/2 or 1/4 of their size while the view is at least as large as the result:
+    /// twice the speed on large photos, other pixels (docs/benchmarks/data-path.md says by how much).
+    Scaled,
+    /// Every bit as Pillow 13: 22-bit weights, 8 bits between the passes, Pillow's order of the passes.
     PillowExact,
 }
 
@@ -68,15 +73,9 @@ impl PassOrder {
     }
 }
 
-#[derive(Default)]
-struct Scratch {
-    fast: fast::Resizer,
-    exact: exact::Resizer,
-}
-
 thread_local! {
-    /// Working memory of the resamplers: contents never outlive a call, so results do not depend on it.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    /// Working memory of the resampler: contents never outlive a call, so results do not depend on it.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::default());
 }
 
 /// Fills `out` with `region` of `image`, cut out first (nothing outside it is sampled) and then resized.
@@ -95,8 +94,9 @@ pub fn resize(
 ) {
     region.assert_inside(image);
     assert_eq!(out.len(), out_height as usize * out_width as usize * 3, "bytes of a {out_height}x{out_width} image");
-    SCRATCH.with_borrow_mut(|scratch| match resampling {
-        Resampling::Fast => scratch.fast.resize(image, region, (out_height, out_width), out),
-        Resampling::PillowExact => scratch.exact.resize(image, region, (out_height, out_width), out),
-    });
+    let precision = match resampling {
+        Resampling::Fast | Resampling::Scaled => Precision::Short,
+        Resampling::PillowExact => Precision::Pillow,
+    };
+    RESIZER.with_borrow_mut(|resizer| resizer.resize(image, region, precision, (out_height, out_width), out));
 }

@@ -115,7 +115,8 @@ fn tables_of_one_file_never_serve_another() {
 
 #[test]
 fn the_decoder_says_what_it_is() {
-    assert!(jpeg_decoder().starts_with("libjpeg-turbo"), "{}", jpeg_decoder());
+    let expected = if cfg!(feature = "libjpeg-turbo") { "libjpeg-turbo" } else { "zune-jpeg" };
+    assert!(jpeg_decoder().starts_with(expected), "{}", jpeg_decoder());
 }
 
 #[test]
@@ -149,6 +150,30 @@ fn normalisation_is_the_formula_in_planes_and_mirrors_rows() {
             let expected = (level / 255.0 - normalization.mean[channel]) / normalization.std[channel];
             assert_eq!(plain[channel * 10 + y * 5 + x], expected);
             assert_eq!(mirrored[channel * 10 + y * 5 + 4 - x], expected);
+        }
+    }
+}
+
+#[test]
+fn every_vector_width_gives_the_same_bits() {
+    let noise = |index: u64| (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    for (width, height, side) in [(97, 61, 50), (61, 97, 50), (20, 300, 33), (300, 20, 33), (5, 3, 47), (1, 1, 9)] {
+        let pixels = (0..u64::from(width * height) * 3).map(noise).collect();
+        let image = RgbImage { width, height, pixels };
+        let made = |lanes: usize, resampling, flip| {
+            simd::WIDEST.set(lanes);
+            let mut levels = vec![0; (side * side * 3) as usize];
+            resize(&image, Region::whole(&image), resampling, (side, side), &mut levels);
+            let mut values = vec![0.0; levels.len()];
+            REFERENCE_NORMALIZATION.apply(&levels, side as usize, flip, &mut values);
+            values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        for (resampling, flip) in [(Resampling::Fast, Flip::No), (Resampling::PillowExact, Flip::Horizontal)] {
+            let without = made(0, resampling, flip);
+            assert!(
+                [2, 4].iter().all(|lanes| made(*lanes, resampling, flip) == without),
+                "{width}x{height} {resampling:?}"
+            );
         }
     }
 }

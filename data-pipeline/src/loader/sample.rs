@@ -1,6 +1,5 @@
 //! One row becomes one sample, or the next usable row of its window takes its place.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
@@ -11,18 +10,9 @@ use super::stream::{Ordered, Stream};
 use super::windows::WindowDraw;
 use crate::error::{DataError, Result};
 use crate::filters::refused_by_status;
-use crate::image::{self, RgbImage};
 use crate::order::{Address, WindowId};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
-
-/// Bytes of pixels that a decode thread keeps for its next image: 5 million pixels, more than most photos have.
-const LARGEST_KEPT: usize = 16 << 20;
-
-thread_local! {
-    /// Pixels of the image being decoded; the memory is used again by the next one.
-    static DECODED: RefCell<RgbImage> = const { RefCell::new(RgbImage { width: 0, height: 0, pixels: Vec::new() }) };
-}
 
 /// A decoded sample without its pixels, which lie in the batch.
 pub(super) struct Sample {
@@ -97,15 +87,9 @@ impl SampleLoader {
             return Err("no_caption".into());
         }
         let encoded = rows.images.value(row);
-        DECODED.with_borrow_mut(|decoded| {
-            image::decode_into(encoded, &self.settings.limits, decoded).map_err(|e| e.reason())?;
-            let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Augment, &[address.epoch, id]);
-            self.settings.transform.apply(decoded, &mut rng, slot);
-            if decoded.pixels.capacity() > LARGEST_KEPT {
-                decoded.pixels = Vec::new();
-            }
-            Ok::<(), &'static str>(())
-        })?;
+        let LoaderSettings { transform, limits, layout, .. } = &self.settings;
+        let mut rng = CounterRng::new(layout.seed, Purpose::Augment, &[address.epoch, id]);
+        transform.load(encoded, limits, &mut rng, slot).map_err(|error| error.reason())?;
         let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row)).to_owned();
         Ok(Sample { source: drawn.source, caption, key, id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
     }

@@ -9,9 +9,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::stream::{Stream, StreamDraw};
@@ -173,7 +174,13 @@ impl WindowPlan {
             next.push(Reverse((stream.position(lane, source, behind), lane, source, behind)));
             let wanted = Wanted { source, window: draw.window, groups, step: m / stream.rows_per_step() };
             let plan = self.clone();
-            tokio::spawn(async move { plan.fetch(wanted, charge).await });
+            tokio::spawn(async move {
+                // A task that panics ends without a word; the batch that waits for its window must not wait for ever.
+                let fetch = AssertUnwindSafe(plan.clone().fetch(wanted, charge)).catch_unwind();
+                if fetch.await.is_err() {
+                    plan.fail(DataError::ThreadLost);
+                }
+            });
         }
     }
 
@@ -213,7 +220,7 @@ impl WindowPlan {
             return (group, Fetched::LostBefore(loss.reason));
         }
         let Ok(_turn) = self.reads.acquire().await else { return (group, Fetched::Closed) };
-        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, Fetched::Rows))
+        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, |rows| Fetched::Rows(Box::new(rows))))
     }
 
     /// Gives up the row groups that failed, which is recorded first. `None` when the loader is being dropped.
@@ -224,7 +231,7 @@ impl WindowPlan {
         let (mut rows, mut lost, mut failed) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
         for (group, fetched) in found {
             match fetched {
-                Fetched::Rows(read) => drop(rows.insert(group, read)),
+                Fetched::Rows(read) => drop(rows.insert(group, *read)),
                 Fetched::LostBefore(reason) => drop(lost.insert(group, reason)),
                 Fetched::Failed(error) => drop(failed.insert(group, error)),
                 Fetched::Closed => return Ok(None),
@@ -279,7 +286,7 @@ type Settled = (HashMap<usize, Rows>, BTreeMap<usize, String>);
 
 /// What became of a row group.
 enum Fetched {
-    Rows(Rows),
+    Rows(Box<Rows>),
     LostBefore(String),
     Failed(DataError),
     Closed,

@@ -20,7 +20,7 @@ impl Shard {
     pub async fn read_whole(&self, part: &Part) -> Result<(RecordBatch, Rows)> {
         let all: Vec<&str> = self.schema().fields().iter().map(|field| field.name().as_str()).collect();
         match self.read_columns(part, &all).await {
-            Ok(batch) => Ok((self.with_nullable_texts(&batch, &BTreeMap::new())?, self.rows(&batch, None)?)),
+            Ok(batch) => Ok((self.with_nullable_texts(&batch, &BTreeMap::new())?, self.rows(part, &batch, None)?)),
             Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => self.read_mended(part, &all).await,
             Err(error) => Err(error),
         }
@@ -37,7 +37,7 @@ impl Shard {
         }
         let batch = self.with_nullable_texts(&self.read_columns(part, &others).await?, &mended)?;
         let captions = mended.remove(self.columns.caption.as_str());
-        let mut rows = self.rows(&batch, captions)?;
+        let mut rows = self.rows(part, &batch, captions)?;
         // Lists of texts were read with the others, and are whole.
         if let Some(name) = &self.columns.captions {
             rows.all_captions = Some(self.captions_of(&batch, name)?);
@@ -62,8 +62,10 @@ impl Shard {
                 (None, None) => continue,
             };
             let is_nullable = field.is_nullable() || is_text(field.data_type());
-            fields.push(field.as_ref().clone().with_nullable(is_nullable));
-            columns.push(column);
+            // Views are how images are read, and nothing that other readers know well.
+            let kind = if field.data_type() == &DataType::BinaryView { &DataType::Binary } else { field.data_type() };
+            columns.push(cast(&column, kind).map_err(fail)?);
+            fields.push(field.as_ref().clone().with_data_type(kind.clone()).with_nullable(is_nullable));
         }
         let schema = Schema::new_with_metadata(fields, self.schema().metadata().clone());
         RecordBatch::try_new(Arc::new(schema), columns).map_err(fail)

@@ -8,6 +8,7 @@
 mod captions;
 mod columns;
 mod corpus;
+mod encoder;
 mod options;
 mod questions;
 mod render;

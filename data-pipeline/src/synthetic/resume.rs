@@ -20,6 +20,7 @@ use super::options::SynthOptions;
 use super::shards::ShardPlan;
 use super::splits::Split;
 use crate::error::{DataError, Result};
+use crate::hex::hex;
 use crate::store::Location;
 
 /// Raised whenever the same options give other bytes than before.
@@ -183,17 +184,17 @@ fn differences(found: &Origin, asked: &Origin) -> Vec<String> {
 async fn clear(out: &Location) -> Result<()> {
     let partial = out.child(PARTIAL);
     partial.write(json(&Partial::Clearing)).await?;
-    delete(&out.child(COMPLETE)).await?;
+    out.child(COMPLETE).delete().await?;
     for split in Split::ALL {
         for (prefix, suffix) in [("", SHARD_SUFFIX), (RECORD_PREFIX, RECORD_SUFFIX)] {
             for (place, _) in out.child(split.name()).list(suffix).await? {
                 if is_own_name(&place, prefix, suffix) {
-                    delete(&place).await?;
+                    place.delete().await?;
                 }
             }
         }
     }
-    delete(&partial).await
+    partial.delete().await
 }
 
 /// Five digits between the two, as `write_corpus` names its files.
@@ -284,7 +285,7 @@ pub(super) async fn record_shard(
 pub(super) async fn reopen(out: &Location, options: &SynthOptions) -> Result<()> {
     if read_corpus(out).await?.is_some() {
         out.child(PARTIAL).write(json(&Partial::Writing(Origin::of(options)))).await?;
-        delete(&out.child(COMPLETE)).await?;
+        out.child(COMPLETE).delete().await?;
     }
     Ok(())
 }
@@ -292,26 +293,12 @@ pub(super) async fn reopen(out: &Location, options: &SynthOptions) -> Result<()>
 /// Declares the corpus complete.
 pub(super) async fn complete(out: &Location, corpus: &Corpus) -> Result<()> {
     out.child(COMPLETE).write(json(corpus)).await?;
-    delete(&out.child(PARTIAL)).await
-}
-
-/// Deletes an object, which may be gone already.
-async fn delete(place: &Location) -> Result<()> {
-    match place.store.delete(&place.path).await {
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-        Err(source) => Err(place.error("delete", source)),
-    }
+    out.child(PARTIAL).delete().await
 }
 
 /// The object at `place`; `None` when there is none.
 async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>> {
-    let bytes = match place.read().await {
-        Ok(bytes) => bytes,
-        Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
+    let Some(bytes) = place.read_if_there().await? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         DataError::Setting(format!(
             "{}: not a record of a synthetic corpus of this version: {error}. Choose another place, or delete it",
@@ -324,10 +311,4 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("invariant: records are plain data");
     bytes.push(b'\n');
     bytes
-}
-
-/// Hexadecimal digits, lower case.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }

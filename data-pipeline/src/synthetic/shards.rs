@@ -11,13 +11,14 @@ use sha2::{Digest, Sha256};
 
 use super::captions::captions;
 use super::columns::{Columns, ROW_GROUP_ROWS, schema, writer_properties};
+use super::encoder::JpegEncoder;
 use super::options::SynthOptions;
 use super::questions::questions_with;
-use super::render::render;
-use super::resume::{RECORD_PREFIX, RECORD_SUFFIX, SHARD_SUFFIX, ShardRecord, hex};
+use super::resume::{RECORD_PREFIX, RECORD_SUFFIX, SHARD_SUFFIX, ShardRecord};
 use super::scene::Scene;
 use super::splits::{SceneSource, Split};
 use crate::error::{DataError, Result};
+use crate::hex::hex;
 use crate::store::Location;
 use crate::upload::Upload;
 
@@ -142,7 +143,7 @@ impl Encoder {
         let (file, _) = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()))
             .and_then(ArrowWriter::into_serialized_writer)
             .map_err(encode_error)?;
-        let upload = Upload::to(out.child(&plan.name()));
+        let upload = Upload::new(out.child(&plan.name()));
         Ok(ShardWriter { plan, file, upload, sha256: Sha256::new(), bytes: 0 })
     }
 }
@@ -205,31 +206,6 @@ impl ShardWriter {
     }
 }
 
-/// Renders and compresses pictures.
-struct JpegEncoder(turbojpeg::Compressor);
-
-impl JpegEncoder {
-    fn new(quality: u8) -> Result<Self> {
-        let mut compressor = turbojpeg::Compressor::new().map_err(jpeg_error)?;
-        compressor.set_quality(quality.into()).map_err(jpeg_error)?;
-        // Full colour resolution: at 64 px, halved chroma would mix the colours of thin stripes.
-        compressor.set_subsamp(turbojpeg::Subsamp::None).map_err(jpeg_error)?;
-        Ok(Self(compressor))
-    }
-
-    fn encode(&mut self, scene: &Scene, side: u32) -> Result<Vec<u8>> {
-        let picture = render(scene, side);
-        let side = side as usize;
-        let format = turbojpeg::PixelFormat::RGB;
-        let image = turbojpeg::Image { pixels: &picture.rgb[..], width: side, pitch: 3 * side, height: side, format };
-        self.0.compress_to_vec(image).map_err(jpeg_error)
-    }
-}
-
 fn encode_error(error: parquet::errors::ParquetError) -> DataError {
     DataError::Encode(format!("a Parquet row group: {error}"))
-}
-
-fn jpeg_error(error: turbojpeg::Error) -> DataError {
-    DataError::Encode(format!("a JPEG image: {error}"))
 }

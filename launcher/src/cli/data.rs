@@ -1,14 +1,12 @@
 //! `blip2 data index`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 /// `blip2 data index`
 #[derive(Debug, Args)]
 pub struct IndexArgs {
     /// The run's YAML file, or the name of a shipped one.
-    pub run: PathBuf,
+    pub run: String,
     /// Override one value, as for `blip2 launch`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -1,6 +1,6 @@
 //! `blip2 data index`: the catalogues of a run, made before it starts.
 
-use configs::{Overrides, Source};
+use configs::Source;
 use data_pipeline::catalog::{Catalog, catalog_place, index};
 use data_pipeline::store::Location;
 use serde_json::{Value, json};
@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use super::{block_on, print_json};
 use crate::cli::IndexArgs;
 use crate::progress::{Progress, bytes, count};
+use crate::source::RunSource;
 
 /// Makes the catalogue of every source, and says what is in it and what was left out.
 ///
 /// # Errors
 /// A config with mistakes, or shards that cannot be listed or read.
 pub fn run(args: &IndexArgs) -> anyhow::Result<()> {
-    let run = configs::load(&args.run, &Overrides::new(&args.set))?;
+    let run = RunSource::find(&args.run).load(&args.set)?;
     let output = Location::parse(run.run.output.as_str())?;
     let read_unit = run.data.loader.read_unit_mb << 20;
     let mut rows = Vec::new();

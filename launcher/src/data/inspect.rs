@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use data_pipeline::catalog::Catalog;
-use data_pipeline::inspect::{InspectOptions, Inspection, Spread, inspect};
+use data_pipeline::inspect::{Distribution, InspectOptions, Inspection, inspect};
 use data_pipeline::store::Location;
 use serde_json::json;
 
@@ -43,8 +43,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spread(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "-".into(), |s| format!("{} / {} / {}", s.min, s.median, s.max))
+fn spread(found: Option<&Distribution>) -> String {
+    found.map_or_else(|| "-".into(), |s| format!("{} / {} / {}", s.min, s.median, s.max))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -70,8 +70,9 @@ fn print(found: &Inspection, args: &InspectArgs) {
     }
     println!("  without image: {}", count(found.without_image));
     println!("  without caption: {}", count(found.without_caption));
-    println!("  words per caption (min / median / max): {}", spread(found.caption_words));
-    println!("  bytes per image (min / median / max): {}", spread(found.image_bytes));
+    println!("  words per caption (min / median / max): {}", spread(found.caption_words.as_ref()));
+    println!("  bytes per image (min / median / max): {}", spread(found.image_bytes.as_ref()));
+    println!("  shorter side in pixels (min / median / max): {}", spread(found.short_side.as_ref()));
     if let Some(file) = &args.html {
         println!("samples: {}", file.display());
     }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod capfilt;
+pub mod fetch;
 pub mod index;
 pub mod inspect;
 mod page;

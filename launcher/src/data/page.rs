@@ -1,7 +1,7 @@
 //! The page of `blip2 data inspect`: one file that needs no network.
 
 use base64::Engine;
-use data_pipeline::inspect::{Inspection, SampleView, Spread};
+use data_pipeline::inspect::{Distribution, Inspection, SampleView};
 
 use crate::html::{escape, push};
 use crate::progress::{bytes, count};
@@ -20,6 +20,8 @@ figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: colo
 figcaption ol { margin: .4rem 0; padding-left: 1.2rem; }
 .place, .bad { font-size: .8rem; opacity: .75; overflow-wrap: anywhere; }
 .bad { color: #c0392b; opacity: 1; }
+td.bar { width: 8rem; }
+td.bar i { display: block; height: .8rem; background: #5b8fd0; }
 ";
 
 /// The whole page.
@@ -30,6 +32,7 @@ pub fn html(found: &Inspection) -> String {
         escape(&found.uri)
     );
     page.push_str(&counts(found));
+    page.push_str(&distributions(found));
     page.push_str("<h2>Columns</h2>\n<table>\n");
     for (name, data_type) in &found.schema {
         push(&mut page, format_args!("<tr><th>{}</th><td>{}</td></tr>\n", escape(name), escape(data_type)));
@@ -61,13 +64,6 @@ fn counts(found: &Inspection) -> String {
     }
     row("rows without image", count(found.without_image));
     row("rows without caption", count(found.without_caption));
-    let mut spread = |name: &str, spread: Option<Spread>| {
-        if let Some(s) = spread {
-            row(&format!("{name}, min / median / max"), format!("{} / {} / {}", s.min, s.median, s.max));
-        }
-    };
-    spread("words per caption", found.caption_words);
-    spread("bytes per image", found.image_bytes);
     table.push_str("</table>\n");
     if !found.other_schemas.is_empty() {
         push(
@@ -83,6 +79,42 @@ fn counts(found: &Inspection) -> String {
         table.push_str("</ul>\n");
     }
     table
+}
+
+fn distributions(found: &Inspection) -> String {
+    type Shown = fn(u64) -> String;
+    let all: [(&str, &Option<Distribution>, Shown); 4] = [
+        ("words per caption", &found.caption_words, |n| n.to_string()),
+        ("bytes per image", &found.image_bytes, bytes),
+        ("shorter side, pixels", &found.short_side, |n| n.to_string()),
+        ("longer over shorter side", &found.aspect_percent, |n| format!("{:.2}", n as f64 / 100.0)),
+    ];
+    let mut html = String::from("<div class=\"grid\">\n");
+    for (name, found, shown) in all {
+        let Some(found) = found else { continue };
+        let (min, median, max) = (shown(found.min), shown(found.median), shown(found.max));
+        push(
+            &mut html,
+            format_args!(
+                "<section><h2>{name}</h2><div class=\"place\">{min} to {max}, half below {median}</div><table>\n"
+            ),
+        );
+        let most = found.bins.iter().map(|bin| bin.count).max().unwrap_or(1).max(1);
+        for bin in &found.bins {
+            let width = bin.count * 100 / most;
+            push(
+                &mut html,
+                format_args!(
+                    "<tr><td>{}</td><td class=\"bar\"><i style=\"width:{width}%\"></i></td><td class=\"n\">{}</td></tr>\n",
+                    shown(bin.from),
+                    count(bin.count)
+                ),
+            );
+        }
+        html.push_str("</table></section>\n");
+    }
+    html.push_str("</div>\n");
+    html
 }
 
 fn figure(sample: &SampleView) -> String {
@@ -144,11 +176,14 @@ mod tests {
             without_caption: 0,
             caption_words: None,
             image_bytes: None,
+            short_side: Distribution::of(vec![100, 300], &[0, 200]),
+            aspect_percent: None,
             samples: vec![sample],
         };
         let page = html(&found);
         assert!(!page.contains("<script>"));
         assert!(page.contains("&lt;script&gt;alert(1)"));
         assert!(page.contains("not an image"));
+        assert!(page.contains("shorter side") && page.contains("100 to 300, half below 300"), "{page}");
     }
 }

@@ -46,6 +46,9 @@ pub struct Record {
     /// Images per second over all ranks.
     #[serde(default)]
     pub images_per_s: Option<f64>,
+    /// Everything else, by name.
+    #[serde(flatten)]
+    pub values: BTreeMap<String, Value>,
 }
 
 /// Where a launch began.

@@ -1,6 +1,7 @@
 //! `blip2 report`: one static page on what a run did, from what it wrote.
 
 mod curves;
+mod data;
 mod gather;
 mod page;
 mod scores;

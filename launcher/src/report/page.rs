@@ -3,6 +3,7 @@
 use configs::{ImageEncoder, LanguageModel, LanguageModelSizes, Run, Source, Stage, SyntheticSource};
 
 use super::curves::Chart;
+use super::data;
 use super::gather::{Record, Story};
 use super::scores;
 use crate::html::{escape, push};
@@ -217,6 +218,7 @@ fn curves(story: &Story) -> String {
         push(&mut html, format_args!("<h2>Training: {}</h2>\n<div class=\"charts\">\n", escape(stage)));
         html.push_str(&stage_charts(story, stage, &records));
         html.push_str("</div>\n");
+        html.push_str(&data::table(&records));
     }
     html
 }

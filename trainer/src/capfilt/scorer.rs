@@ -63,7 +63,10 @@ impl Scorer {
         if !is_representation(&run, found.snapshot.stage_index) && request.stage.is_none() {
             // A run's folder stands for its newest checkpoint, which is of the last stage as a rule.
             let name = run.stages.iter().find(|stage| matches!(stage, Stage::Representation(_))).map(Stage::name);
-            if let Some(name) = name.map(str::to_owned).filter(|_| found.uri.trim_end_matches('/') != request.model.trim_end_matches('/')) {
+            if let Some(name) = name
+                .map(str::to_owned)
+                .filter(|_| found.uri.trim_end_matches('/') != request.model.trim_end_matches('/'))
+            {
                 (run, found) = checkpoint_of(&request.model, Some(&name))?;
             }
         }

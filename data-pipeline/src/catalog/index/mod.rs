@@ -107,9 +107,9 @@ pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Re
     catalog.finish(None)
 }
 
-/// Whether a prefix holds tars and no Parquet.
+/// Whether a prefix holds tars. Beside its tars img2dataset puts Parquet files without images.
 async fn is_tar(location: &Location) -> Result<bool> {
-    Ok(location.list(".parquet").await?.is_empty() && !location.list(".tar").await?.is_empty())
+    Ok(!location.list(".tar").await?.is_empty())
 }
 
 /// The shards that [`open`] reads, of Parquet or else tars.

@@ -34,7 +34,7 @@ pub(super) async fn index_tar(
         reader.push(read(location, GetOptions { range, if_match: etag.clone(), ..Default::default() }).await?);
         at = end;
         damage = loop {
-            match reader.next() {
+            match reader.next_sample() {
                 Ok(Some(sample)) => run.add(&sample, judge, &mut indexed),
                 Ok(None) => break None,
                 Err(problem) => break Some(problem),

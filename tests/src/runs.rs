@@ -1,4 +1,5 @@
-//! The small run: both stages of the demo at sizes at which they take seconds, and what ends it at any moment.
+//! Runs that are compared and killed.
+
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
 
 use std::collections::BTreeMap;
@@ -6,10 +7,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use safetensors::SafeTensors;
 
 use crate::programs::built;
 
-/// What the small run sets besides [`configs::SMALL`].
+/// What the runs of these tests set besides [`configs::SMALL`].
 pub const SCHEDULE: &[&str] = &[
     "data.lanes=4",
     "stages.representation.steps=24",
@@ -26,7 +30,7 @@ pub const SCHEDULE: &[&str] = &[
     "metrics.every_steps=4",
 ];
 
-/// The overrides that make the demo the small run, with its output, and the shards and towers below `shared`.
+/// The overrides that make the demo such a run, with its output, and the shards and towers below `shared`.
 pub fn overrides(output: &Path, shared: &Path) -> Vec<String> {
     let places = [
         format!("run.output={}", output.display()),
@@ -37,10 +41,7 @@ pub fn overrides(output: &Path, shared: &Path) -> Vec<String> {
     configs::SMALL.iter().chain(SCHEDULE).map(|set| (*set).to_owned()).chain(places).collect()
 }
 
-/// `blip2 launch` of the small run into `output`, with the shards and towers below `shared`.
-///
-/// # Panics
-/// When it is not built.
+/// `blip2 launch` of such a run into `output`, with the shards and towers below `shared`.
 pub fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
     let mut command = Command::new(built("blip2"));
     command.args(["launch", "tiny", "--ranks", &ranks.to_string()]);
@@ -51,9 +52,6 @@ pub fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
 }
 
 /// The files of the last committed checkpoint of each stage that the log names.
-///
-/// # Panics
-/// When the folder holds no run's log.
 pub fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {
     let mut names: Vec<PathBuf> =
         fs::read_dir(output.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -68,30 +66,64 @@ pub fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {
     last
 }
 
+/// Every trained tensor and moment of the last checkpoint of both stages, as bytes by name.
+pub fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let checkpoints = last_checkpoints(output);
+    assert_eq!(checkpoints.keys().copied().collect::<Vec<_>>(), [1, 2], "checkpoints of both stages");
+    for (stage, folder) in checkpoints {
+        for file in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "safetensors") {
+                let bytes = fs::read(&file).unwrap();
+                for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+                    all.insert(format!("stage {stage} {name}"), tensor.data().to_vec());
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Stops where two runs differ.
+pub fn assert_same(what: &str, found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    let differing: Vec<&String> =
+        found.iter().filter(|(name, bytes)| expected[*name] != **bytes).map(|(n, _)| n).collect();
+    assert!(differing.is_empty(), "{what}: {} of {} tensors differ: {differing:?}", differing.len(), found.len());
+}
+
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
 pub enum Victim {
     /// A rank.
     Rank,
-    /// The mpirun that started the ranks.
+    /// What started the ranks.
     Mpirun,
-    /// The launcher.
+    /// `blip2`.
     Launcher,
 }
 
 /// Reads the child's messages, so that a full pipe never stops it.
-///
-/// # Panics
-/// When the child's standard error is no pipe.
 pub fn drain(child: &mut Child) -> std::thread::JoinHandle<()> {
     let stderr = child.stderr.take().unwrap();
     std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop))
 }
 
+/// Waits until a run has committed so many checkpoints.
+pub fn wait_for_commits(output: &Path, commits: usize, child: &mut Child) {
+    let since = Instant::now();
+    let committed = || {
+        let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten();
+        entries.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
+    };
+    while committed() < commits {
+        assert!(child.try_wait().unwrap().is_none(), "the launch ended before it was killed");
+        assert!(since.elapsed() < Duration::from_secs(200), "{} commits after 200 s", committed());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Ends one process with SIGKILL, found among the launcher's descendants; the launcher itself where it has none yet.
-///
-/// # Panics
-/// When `kill` cannot be started.
 pub fn kill(victim: Victim, launcher: &Child, output: &Path) {
     let below = descendants(launcher.id()).into_iter();
     let found = match victim {

@@ -1,6 +1,9 @@
 //! A look at shards: schema, counts, and some samples with their captions.
 
+mod distribution;
+
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use arrow::array::{Array, AsArray};
 use futures::{StreamExt, TryStreamExt};
@@ -11,6 +14,17 @@ use crate::error::{DataError, Result};
 use crate::image::{self, DecodeLimits, Format};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+
+pub use distribution::{Bin, Distribution};
+
+/// Edges of the counts of words per caption.
+const WORDS: [u64; 9] = [0, 3, 6, 9, 12, 16, 20, 30, 50];
+/// Edges of the counts of bytes per image.
+const BYTES: [u64; 10] = [0, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20];
+/// Edges of the counts of shorter sides, in pixels; 224, 364 and 490 are sizes of models.
+const SIDES: [u64; 9] = [0, 64, 128, 224, 256, 364, 490, 768, 1024];
+/// Edges of the counts of longer over shorter sides, in percent.
+const ASPECTS: [u64; 7] = [0, 110, 134, 151, 178, 200, 300];
 
 /// Row groups that are read at the same time.
 const READS_IN_FLIGHT: usize = 8;
@@ -24,24 +38,6 @@ pub struct InspectOptions {
     pub row_groups: usize,
     /// Seed that picks the samples.
     pub seed: u64,
-}
-
-/// Smallest, middle and largest of some numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Spread {
-    /// Smallest.
-    pub min: u64,
-    /// Middle.
-    pub median: u64,
-    /// Largest.
-    pub max: u64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<u64>) -> Option<Self> {
-        values.sort_unstable();
-        Some(Self { min: *values.first()?, median: values[values.len() / 2], max: *values.last()? })
-    }
 }
 
 /// One sample as stored.
@@ -88,9 +84,13 @@ pub struct Inspection {
     /// Rows with a null or blank caption.
     pub without_caption: u64,
     /// Words per caption.
-    pub caption_words: Option<Spread>,
+    pub caption_words: Option<Distribution>,
     /// Encoded bytes per image.
-    pub image_bytes: Option<Spread>,
+    pub image_bytes: Option<Distribution>,
+    /// The shorter side of images whose header can be read, in pixels.
+    pub short_side: Option<Distribution>,
+    /// The longer side over the shorter one, in percent.
+    pub aspect_percent: Option<Distribution>,
     /// The samples.
     pub samples: Vec<SampleView>,
 }
@@ -103,6 +103,8 @@ struct Counts {
     without_caption: u64,
     words: Vec<u64>,
     bytes: Vec<u64>,
+    short_sides: Vec<u64>,
+    aspects: Vec<u64>,
 }
 
 impl Counts {
@@ -113,13 +115,29 @@ impl Counts {
             *self.status.entry(status.to_owned()).or_default() += 1;
             match rows.images.is_valid(row).then(|| rows.images.value(row).len()) {
                 None | Some(0) => self.without_image += 1,
-                Some(bytes) => self.bytes.push(bytes as u64),
+                Some(bytes) => {
+                    self.bytes.push(bytes as u64);
+                    self.add_sides(rows.images.value(row));
+                }
             }
             let words = rows.captions.is_valid(row).then(|| rows.captions.value(row).split_whitespace().count());
             match words {
                 None | Some(0) => self.without_caption += 1,
                 Some(words) => self.words.push(words as u64),
             }
+        }
+    }
+}
+
+impl Counts {
+    /// Reads the header of an image; what has none is found when samples are decoded.
+    fn add_sides(&mut self, encoded: &[u8]) {
+        let reader = ::image::ImageReader::new(Cursor::new(encoded)).with_guessed_format();
+        let Some((width, height)) = reader.ok().and_then(|reader| reader.into_dimensions().ok()) else { return };
+        let (short, long) = (u64::from(width.min(height)), u64::from(width.max(height)));
+        if short > 0 {
+            self.short_sides.push(short);
+            self.aspects.push(long * 100 / short);
         }
     }
 }
@@ -175,8 +193,10 @@ async fn report(catalog: &Catalog, counts: Counts, samples: Vec<SampleView>) -> 
         status: counts.status,
         without_image: counts.without_image,
         without_caption: counts.without_caption,
-        caption_words: Spread::of(counts.words),
-        image_bytes: Spread::of(counts.bytes),
+        caption_words: Distribution::of(counts.words, &WORDS),
+        image_bytes: Distribution::of(counts.bytes, &BYTES),
+        short_side: Distribution::of(counts.short_sides, &SIDES),
+        aspect_percent: Distribution::of(counts.aspects, &ASPECTS),
         samples,
     })
 }

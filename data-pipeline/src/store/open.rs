@@ -1,0 +1,132 @@
+//! Stores with the patience that training needs: how long to wait, how often to try again.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use url::Url;
+
+use super::web::WebServer;
+
+/// A connection that takes longer is not coming.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A read that brings no byte for this long has failed. It counts anew from every byte that arrives, so a large body on
+/// a slow link takes the time it takes, while a stalled connection costs this much and no more (the library's default
+/// is 30 s for the whole request, which does both wrong).
+const READ_SILENCE: Duration = Duration::from_secs(8);
+/// A write without an answer for this long has failed. Progress of a body that is being sent is not seen, so it is
+/// longer: a part of 16 MiB, the largest that is written, needs 0.6 MB/s.
+const WRITE_SILENCE: Duration = Duration::from_secs(30);
+/// A request is tried again for this long: a store that restarts or fails over is back within a minute, and a run that
+/// waited longer would rather know. The library's default is three minutes.
+pub(super) const RETRY_BUDGET: Duration = Duration::from_secs(60);
+/// The count must not end the tries before the budget does. With the library's 10 tries and doubling, requests that
+/// fail at once give up after 2.6 s (median of 4,000 draws, 95 % within 6.8 s): its jitter draws each wait between the
+/// first wait and `base` times the last one. With the numbers here the median is the whole budget, in 26 tries.
+const MOST_RETRIES: usize = 40;
+/// First wait; all later ones are drawn, so that ranks which failed together come back apart.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait: a store that is back is noticed within this time.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const WAIT_GROWTH: f64 = 3.0;
+
+/// reqwest is built without a TLS provider of its own; ring is chosen once per process.
+pub(super) fn install_tls() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An Err means that the program chose a provider already, which serves as well.
+        let _already_chosen = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+/// The file system; what was written is on the disk before it counts as written.
+pub(super) fn local() -> Arc<dyn ObjectStore> {
+    Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true))
+}
+
+/// The store that a URI's scheme and host name. Opens no connection.
+pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let url_text = url.as_str();
+    Ok(match scheme {
+        ObjectStoreScheme::Local => local(),
+        ObjectStoreScheme::AmazonS3 => Arc::new(
+            object_store::aws::AmazonS3Builder::from_env()
+                .with_url(url_text)
+                .with_client_options(options())
+                .with_retry(retries())
+                .with_http_connector(Patience)
+                .build()?,
+        ),
+        ObjectStoreScheme::GoogleCloudStorage => Arc::new(
+            object_store::gcp::GoogleCloudStorageBuilder::from_env()
+                .with_url(url_text)
+                .with_client_options(options())
+                .with_retry(retries())
+                .with_http_connector(Patience)
+                .build()?,
+        ),
+        ObjectStoreScheme::MicrosoftAzure => Arc::new(
+            object_store::azure::MicrosoftAzureBuilder::from_env()
+                .with_url(url_text)
+                .with_client_options(options())
+                .with_retry(retries())
+                .with_http_connector(Patience)
+                .build()?,
+        ),
+        ObjectStoreScheme::Http => {
+            let root = &url[..url::Position::BeforePath];
+            let build = |retries| {
+                let builder = object_store::http::HttpBuilder::new().with_url(root).with_client_options(options());
+                builder.with_retry(retries).with_http_connector(Patience).build()
+            };
+            // "This server cannot list" comes as 501, which counts as passing: few tries, so that it is told soon.
+            let few = RetryConfig { max_retries: 4, ..retries() };
+            Arc::new(WebServer { objects: build(retries())?, listing: build(few)? })
+        }
+        other => {
+            return Err(object_store::Error::NotSupported {
+                source: format!("scheme {other:?} is not offered").into(),
+            });
+        }
+    })
+}
+
+fn options() -> ClientOptions {
+    ClientOptions::new().with_timeout_disabled().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(true)
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: WAIT_GROWTH },
+        max_retries: MOST_RETRIES,
+        retry_timeout: RETRY_BUDGET,
+    }
+}
+
+/// Makes clients that wait for reads and writes differently.
+#[derive(Debug)]
+struct Patience;
+
+impl HttpConnector for Patience {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = |silence| {
+            object_store::client::ReqwestConnector::default().connect(&options.clone().with_read_timeout(silence))
+        };
+        Ok(HttpClient::new(PatientClient { reads: client(READ_SILENCE)?, writes: client(WRITE_SILENCE)? }))
+    }
+}
+
+#[derive(Debug)]
+struct PatientClient {
+    reads: HttpClient,
+    writes: HttpClient,
+}
+
+#[async_trait::async_trait]
+impl HttpService for PatientClient {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let client = if matches!(request.method().as_str(), "PUT" | "POST") { &self.writes } else { &self.reads };
+        client.execute(request).await
+    }
+}
