@@ -33,8 +33,8 @@ pub type Rejected = BTreeMap<String, u64>;
 
 /// Why a row is not used; nothing when it is.
 pub fn reject(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
-    if facts.status.is_some_and(|status| status != "success") {
-        return Some("download_failed");
+    if let Some(reason) = facts.status.and_then(refused_by_status) {
+        return Some(reason);
     }
     if facts.tells_caption {
         let caption = facts.caption.unwrap_or_default().trim();
@@ -69,6 +69,18 @@ pub fn reject(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
         return Some("similarity");
     }
     None
+}
+
+/// The status of rows that `blip2 data filter` found no caption for.
+pub const FILTERED: &str = "filtered";
+
+/// Why a row of this status is not used; nothing when it is.
+pub fn refused_by_status(status: &str) -> Option<&'static str> {
+    match status {
+        "success" => None,
+        FILTERED => Some(FILTERED),
+        _ => Some("download_failed"),
+    }
 }
 
 /// How suspect a class of the NSFW column is. What is neither of LAION's three classes counts as undecided.
@@ -149,6 +161,7 @@ mod tests {
         };
         assert_eq!(reason(|_| ()), None);
         assert_eq!(reason(|f| f.status = Some("failed_to_download")), Some("download_failed"));
+        assert_eq!(reason(|f| f.status = Some(FILTERED)), Some("filtered"));
         assert_eq!(reason(|f| f.caption = None), Some("no_caption"));
         assert_eq!(reason(|f| f.caption = Some(" \n")), Some("no_caption"));
         assert_eq!(reason(|f| f.caption = Some("ab")), Some("caption_too_short"));

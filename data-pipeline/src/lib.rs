@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod augment;
 pub mod caption;
 pub mod catalog;
+pub mod derived;
 pub mod error;
 pub mod fetch;
 pub mod filters;

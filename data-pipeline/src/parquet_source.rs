@@ -1,6 +1,7 @@
 //! Parquet shards in an object store: footers, and row groups or parts of them by ranged reads.
 
 mod raw_text;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -196,9 +197,8 @@ impl Shard {
     fn rows(&self, part: &Part, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
         let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
         let binary = self.cast(batch, &self.columns.image, &DataType::BinaryView)?;
-        let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
         let all_captions = match &self.columns.captions {
-            Some(name) if texts.is_none() => Some(self.cast(batch, name, &list)?.as_list::<i32>().clone()),
+            Some(name) if texts.is_none() => Some(self.captions_of(batch, name)?),
             _ => None,
         };
         let (captions, bad_texts) = match texts {
@@ -219,6 +219,17 @@ impl Shard {
             keys: self.columns.key.as_deref().map(text).transpose()?,
             bad_texts,
         })
+    }
+
+    fn captions_of(&self, batch: &RecordBatch, name: &str) -> Result<ListArray> {
+        let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
+        Ok(self.cast(batch, name, &list)?.as_list::<i32>().clone())
+    }
+
+    /// What the footer says under a key.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        let notes = self.metadata.metadata().file_metadata().key_value_metadata()?;
+        notes.iter().find(|note| note.key == key)?.value.as_deref()
     }
 
     /// Reads some columns of a part as one record batch.

@@ -1,5 +1,6 @@
 //! The command line. Commands appear here when they work.
 
+mod capfilt;
 mod data;
 mod fetch;
 mod ranks;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use data::IndexArgs;
 pub use fetch::FetchArgs;
 pub use ranks::{
@@ -89,6 +91,10 @@ pub enum DataCommand {
     Inspect(InspectArgs),
     /// Download the images of LAION-like metadata into shards. Run again to continue.
     Fetch(Box<FetchArgs>),
+    /// Write captions of every image of a set of shards with a checkpoint, into new shards.
+    Caption(CaptionShardsArgs),
+    /// Rank the captions of every image by how well they fit, and keep the best, in new shards.
+    Filter(FilterArgs),
 }
 
 /// `blip2 data synth`

@@ -36,6 +36,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(DataCommand::Index(args)) => data::index::run(&args),
         Command::Data(DataCommand::Inspect(args)) => data::inspect::run(&args),
         Command::Data(DataCommand::Fetch(args)) => data::fetch::run(&args),
+        Command::Data(DataCommand::Caption(args)) => data::capfilt::caption(&args, &programs()?),
+        Command::Data(DataCommand::Filter(args)) => data::capfilt::filter(&args, &programs()?),
         Command::Verify(VerifyCommand::Exactness(args)) => verify::exactness(&args, &programs()?),
         Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args, &programs()?),

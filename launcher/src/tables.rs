@@ -13,6 +13,7 @@ pub fn of(result: &Value) -> Option<String> {
         "weights_inspect" => Some(tensors(result)),
         "weights_verify" => Some(differences(result)),
         "weights_import" | "weights_export" => Some(files(result)),
+        "data_caption" | "data_filter" => Some(shards(result)),
         _ => None,
     }
 }
@@ -132,6 +133,32 @@ fn files(result: &Value) -> String {
     table
 }
 
+fn shards(result: &Value) -> String {
+    let number = |key: &str| result[key].as_u64().unwrap_or(0);
+    let written = if result["task"] == "data_filter" { "kept" } else { "written" };
+    let mut table = format!(
+        "{}: {} rows in {} shards ({} of them were there), {} images, {} captions {written}\n",
+        text(&result["out"]),
+        number("rows"),
+        number("shards"),
+        number("shards_kept"),
+        number("images"),
+        number("texts"),
+    );
+    for (reason, rows) in result["unusable"].as_object().into_iter().flatten() {
+        let _ = writeln!(table, "  no usable image, {reason}: {rows} rows");
+    }
+    for (key, words) in [("filtered", "rows of which no caption is kept"), ("lost_rows", "rows that cannot be read")] {
+        if number(key) > 0 {
+            let _ = writeln!(table, "  {}: {words}", number(key));
+        }
+    }
+    for bad in list(&result["bad_shards"]) {
+        let _ = writeln!(table, "  left out: {}", text(&bad["problem"]));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +179,13 @@ mod tests {
         let table =
             of(&json!({"task": "describe", "images": [{"image": "a.png", "captions": ["a red circle"]}]})).unwrap();
         assert_eq!(table, "a.png: a red circle\n");
+        let result = json!({"task": "data_filter", "out": "a/b", "rows": 7, "shards": 2, "shards_kept": 1, "images": 6, "texts": 9, "unusable": {"no_image": 1}, "filtered": 2});
+        let table = of(&result).unwrap();
+        assert!(
+            table.starts_with("a/b: 7 rows in 2 shards (1 of them were there), 6 images, 9 captions kept"),
+            "{table}"
+        );
+        assert!(table.contains("no_image: 1 rows") && table.contains("2: rows of which no caption"), "{table}");
         assert_eq!(of(&json!({"task": "other"})), None);
     }
 }

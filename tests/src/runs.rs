@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
 
+use crate::programs::built;
+
 /// What the runs of these tests set besides [`configs::SMALL`].
 pub const SCHEDULE: &[&str] = &[
     "data.lanes=4",
@@ -27,6 +29,27 @@ pub const SCHEDULE: &[&str] = &[
     "checkpoint.every_steps=5",
     "metrics.every_steps=4",
 ];
+
+/// The overrides that make the demo such a run, with its output, and the shards and towers below `shared`.
+pub fn overrides(output: &Path, shared: &Path) -> Vec<String> {
+    let places = [
+        format!("run.output={}", output.display()),
+        format!("data.sources[0].uri={}", shared.join("shards").display()),
+        format!("model.image_encoder.weights.uri={}", shared.join("image_encoder.safetensors").display()),
+        format!("model.language_model.weights.uri={}", shared.join("language_model.safetensors").display()),
+    ];
+    configs::SMALL.iter().chain(SCHEDULE).map(|set| (*set).to_owned()).chain(places).collect()
+}
+
+/// `blip2 launch` of such a run into `output`, with the shards and towers below `shared`.
+pub fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
+    let mut command = Command::new(built("blip2"));
+    command.args(["launch", "tiny", "--ranks", &ranks.to_string()]);
+    for set in overrides(output, shared) {
+        command.args(["--set", &set]);
+    }
+    command
+}
 
 /// The files of the last committed checkpoint of each stage that the log names.
 pub fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {

@@ -5,6 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Float32Type;
+use data_pipeline::catalog::Catalog;
+use data_pipeline::store::Location;
 use integration_tests::blip2::{blip2, peers_python, stderr, transformers_python};
 use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{built, checkout};
@@ -94,4 +98,51 @@ fn a_trained_model_goes_to_transformers() {
     let script = checkout().join("tests/peers/hf_round_trip.py");
     let read = Command::new(python).arg(script).args([place("exported"), place("overrides.json")]).output().unwrap();
     assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
+}
+
+/// Ranks the captions of some scenes with a random CLIP, and lets transformers say how similar they are.
+#[test]
+fn captions_are_as_similar_as_transformers_says() {
+    let Some(python) = transformers_python("captions_are_as_similar_as_transformers_says") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let script = |words: &[&str]| {
+        let script = checkout().join("tests/peers/clip_similarity.py");
+        let answer = Command::new(&python).arg(script).args(words).output().unwrap();
+        assert!(answer.status.success(), "{}{}", String::from_utf8_lossy(&answer.stdout), stderr(&answer));
+    };
+    script(&["record", &place("clip"), "7"]);
+    let made = blip2(&["data", "synth", "--out", &place("corpus"), "--scenes", "60", "--test-scenes", "0"]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let source = place("corpus/train");
+    let ranked =
+        blip2(&["data", "filter", &source, "--scorer", &place("clip"), "--out", &place("filtered"), "--top", "3"]);
+    assert!(ranked.status.success(), "{}", stderr(&ranked));
+    let (before, after) = (shard(&place("corpus/train/00000.parquet")), shard(&place("filtered/00000.parquet")));
+    let rows: Vec<serde_json::Value> = (0..60)
+        .map(|row| {
+            let image = place(&format!("{row}.jpg"));
+            std::fs::write(&image, before.column_by_name("jpg").unwrap().as_binary::<i32>().value(row)).unwrap();
+            let texts = |batch: &RecordBatch| -> Vec<String> {
+                let list = batch.column_by_name("captions").unwrap().as_list::<i32>().value(row);
+                list.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect()
+            };
+            let similarities = after.column_by_name("similarities").unwrap().as_list::<i32>().value(row);
+            let similarities = similarities.as_primitive::<Float32Type>().values().to_vec();
+            serde_json::json!({
+                "image": image, "candidates": texts(&before), "texts": texts(&after), "similarities": similarities
+            })
+        })
+        .collect();
+    std::fs::write(place("rows.json"), serde_json::to_string(&rows).unwrap()).unwrap();
+    script(&["check", &place("clip"), &place("rows.json")]);
+}
+
+/// Every column of a shard of one row group.
+fn shard(file: &str) -> RecordBatch {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let catalog = Catalog::open(&Location::parse(file).unwrap(), |_, _| ()).await.unwrap();
+        catalog.read_whole(0).await.unwrap().0
+    })
 }

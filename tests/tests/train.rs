@@ -1,5 +1,5 @@
 //! Both stages from shards to checkpoints over real ranks: the same bits on one and two ranks, and after any kill.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise and says what it saw")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,25 +11,9 @@ use std::time::Duration;
 use base64::Engine;
 use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::runs::{
-    SCHEDULE, Victim, assert_same, drain, kill, last_checkpoints, trained, wait_for_commits,
+    SCHEDULE, Victim, assert_same, drain, kill, last_checkpoints, launch, trained, wait_for_commits,
 };
 use safetensors::SafeTensors;
-
-/// `blip2 launch` of the small run into `output`, with the shards and towers below `shared`.
-fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
-    let mut command = Command::new(built("blip2"));
-    command.args(["launch", "tiny", "--ranks", &ranks.to_string()]);
-    let places = [
-        format!("run.output={}", output.display()),
-        format!("data.sources[0].uri={}", shared.join("shards").display()),
-        format!("model.image_encoder.weights.uri={}", shared.join("image_encoder.safetensors").display()),
-        format!("model.language_model.weights.uri={}", shared.join("language_model.safetensors").display()),
-    ];
-    for set in configs::SMALL.iter().chain(SCHEDULE).map(|set| (*set).to_owned()).chain(places) {
-        command.args(["--set", &set]);
-    }
-    command
-}
 
 /// A run on one rank that nothing disturbed, and the folder with its shards and towers.
 fn undisturbed() -> &'static (PathBuf, BTreeMap<String, Vec<u8>>) {

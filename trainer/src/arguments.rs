@@ -1,9 +1,13 @@
 //! What `blip2-rank` is told: its commands and their arguments.
 
+mod capfilt;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+pub use capfilt::{CapfiltCommand, ShardArguments};
 
 /// One rank of a BLIP-2 run.
 #[derive(Parser)]
@@ -34,6 +38,9 @@ pub enum Command {
     Eval(EvalCommand),
     /// Describe images.
     Caption(CaptionArguments),
+    /// Make shards with captions from shards.
+    #[command(subcommand)]
+    Capfilt(CapfiltCommand),
     /// Read, check and write weights.
     #[command(subcommand)]
     Weights(WeightsCommand),

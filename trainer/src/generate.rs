@@ -27,7 +27,7 @@ pub enum Search {
         top_k: usize,
         /// Only the most probable tokens that together have this probability.
         top_p: f64,
-        /// Key of the draws, with the input's number and the token's place.
+        /// Key of the draws, with the input's own key, the token's place and the text's number.
         seed: u64,
     },
 }
@@ -61,7 +61,7 @@ pub struct Decoding {
     pub repetition_penalty: f64,
     /// Exponent of the length by which beams' sums of log probabilities are divided.
     pub length_penalty: f64,
-    /// Texts for each input, at most the number of beams.
+    /// Texts for each input: at most the number of beams, or as many as are to be drawn.
     pub texts: usize,
 }
 
@@ -89,32 +89,51 @@ impl Decoding {
         }
     }
 
-    /// The texts of every input, best first. Inputs do not influence each other.
+    /// The texts of every input, best first. Inputs do not influence each other; draws are keyed by their numbers.
     ///
     /// # Shapes
     /// `seen`: `[B, n]`, the tokens in front that a repetition penalty counts; `n` may be 0.
     pub fn write(&self, writer: &mut dyn Writer, seen: &Tensor) -> Vec<Vec<Written>> {
+        let numbers: Vec<u64> = (0..seen.size()[0].unsigned_abs()).collect();
+        self.write_keyed(writer, seen, &numbers)
+    }
+
+    /// [`Decoding::write`] with draws that are keyed by `keys`, one for each input.
+    ///
+    /// # Shapes
+    /// `seen`: `[B, n]`; `keys`: `B`.
+    ///
+    /// # Panics
+    /// When there is another number of keys.
+    pub fn write_keyed(&self, writer: &mut dyn Writer, seen: &Tensor, keys: &[u64]) -> Vec<Vec<Written>> {
+        assert_eq!(keys.len() as i64, seen.size()[0], "a key for each input");
         no_grad(|| match &self.search {
             Search::Beams(beams) if *beams > 1 => beams::search(self, *beams, writer, seen),
-            _ => self.write_one_by_one(writer, seen),
+            _ => self.write_one_by_one(writer, seen, keys),
         })
     }
 
-    fn write_one_by_one(&self, writer: &mut dyn Writer, seen: &Tensor) -> Vec<Vec<Written>> {
-        let rows = seen.size()[0];
-        let parents = Tensor::arange(rows, (Kind::Int64, seen.device()));
-        let mut texts = vec![Vec::new(); rows as usize];
-        let mut is_open = vec![true; rows as usize];
-        let mut seen = seen.shallow_clone();
-        let mut scores = writer.first();
+    fn write_one_by_one(&self, writer: &mut dyn Writer, seen: &Tensor, keys: &[u64]) -> Vec<Vec<Written>> {
+        // An input is read once, however many texts are drawn for it: their rows part at the first token.
+        let texts_each = if matches!(self.search, Search::Sample { .. }) { self.texts.max(1) } else { 1 };
+        let rows = keys.len() * texts_each;
+        let options = (Kind::Int64, seen.device());
+        let several = |x: &Tensor| x.repeat_interleave_self_int(texts_each as i64, 0, None);
+        let mut parents = several(&Tensor::arange(keys.len() as i64, options));
+        let mut texts = vec![Vec::new(); rows];
+        let mut is_open = vec![true; rows];
+        let (mut seen, mut scores) = (several(seen), several(&writer.first()));
+        let draw = |seed: u64, row: usize, place: usize| {
+            let (key, place, number) = (keys[row / texts_each], place as u64, (row % texts_each) as u64);
+            let counters: &[u64] = if number == 0 { &[key, place] } else { &[key, place, number] };
+            CounterRng::new(seed, Purpose::Generate, counters).unit()
+        };
         for place in 0..self.max_tokens {
             scores = self.adjusted(&scores.to_kind(Kind::Float), &seen, place);
             let next = match &self.search {
                 Search::Sample { temperature, top_k, top_p, seed } => {
                     let likely = scores::likely(&(scores / *temperature), *top_k, *top_p);
-                    let unit =
-                        |row: usize| CounterRng::new(*seed, Purpose::Generate, &[row as u64, place as u64]).unit();
-                    Tensor::from_slice(&likely.draw(unit)).to_device(seen.device())
+                    Tensor::from_slice(&likely.draw(|row| draw(*seed, row, place))).to_device(seen.device())
                 }
                 _ => scores.argmax(-1, false),
             };
@@ -131,8 +150,10 @@ impl Decoding {
             }
             seen = Tensor::cat(&[seen, next.unsqueeze(1)], 1);
             scores = writer.next(&next, &parents);
+            parents = Tensor::arange(rows as i64, options);
         }
-        texts.into_iter().map(|tokens| vec![Written { tokens, score: 0.0 }]).collect()
+        let mut texts = texts.into_iter().map(|tokens| Written { tokens, score: 0.0 });
+        keys.iter().map(|_| texts.by_ref().take(texts_each).collect()).collect()
     }
 
     /// Scores after the penalty for repetition and the least length, which may be changed in place: they are the largest
@@ -247,6 +268,16 @@ mod tests {
         assert_eq!(draw(1, &prefix), all);
         assert_ne!(draw(2, &prefix), all);
         assert_eq!(draw(1, &prefix.narrow(0, 0, 2)), all[..2]);
+        // Several texts of an input: the first is the one that is drawn alone, and a key belongs to its input.
+        let three = Decoding { search: search(1), texts: 3, ..Decoding::greedy(-1, 12) };
+        let several = write(&three, &model, &prefix);
+        assert!(several.iter().zip(&all).all(|(several, one)| several.len() == 3 && several[0] == one[0]));
+        // Some inputs leave little to draw.
+        assert!(several.iter().any(|texts| texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2]));
+        let mask = Tensor::ones([2, 3], (Kind::Int64, Device::Cpu));
+        let seen = Tensor::zeros([2, 0], (Kind::Int64, Device::Cpu));
+        let last = prefix.narrow(0, 2, 2);
+        assert_eq!(three.write_keyed(&mut OptWriter::new(&model, &last, &mask), &seen, &[2, 3]), several[2..]);
         // Drawn coldly, a text is the likeliest one.
         let cold = Search::Sample { temperature: 1e-4, top_k: 0, top_p: 1.0, seed: 1 };
         let cold = write(&Decoding { search: cold, ..Decoding::greedy(-1, 12) }, &model, &prefix);

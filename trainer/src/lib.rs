@@ -12,6 +12,7 @@
 
 pub mod batches;
 pub mod bench;
+pub mod capfilt;
 pub mod checkpoint;
 pub mod error;
 pub mod eval;

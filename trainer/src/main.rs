@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use arguments::{
-    Arguments, BenchStepArguments, CaptionArguments, Command, EvalCommand, ExportFormat, NamedConfig, ProgressFormat,
-    TrainArguments, WeightsCommand,
+    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, Command, EvalCommand, ExportFormat, NamedConfig,
+    ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Threads, Topology};
 use data_pipeline::synthetic::Split;
 use trainer::TrainerError;
+use trainer::capfilt;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
@@ -88,9 +89,39 @@ impl Job {
             Command::Train(arguments) => self.train(&arguments),
             Command::Eval(command) => evaluate(command),
             Command::Caption(arguments) => caption(&arguments),
+            Command::Capfilt(command) => self.capfilt(&command),
             Command::Weights(command) => weights(command),
             Command::BenchStep(arguments) => bench_step(&arguments, self.ranks.as_ref()),
         }
+    }
+
+    fn capfilt(&self, command: &CapfiltCommand) -> Result<()> {
+        let (CapfiltCommand::Caption { shards, .. } | CapfiltCommand::Filter { shards, .. }) = command;
+        let ShardArguments { source, out, limit_shards, threads, exit_on_stdin_eof } = shards;
+        let (rank, ranks) = (self.ranks.rank(), self.ranks.as_ref());
+        write_pid(rank)?;
+        if *exit_on_stdin_eof && rank == 0 {
+            watch_stdin(Arc::clone(&self.ranks));
+        }
+        tch::set_num_threads(i32::try_from(*threads).unwrap_or(i32::MAX));
+        let (source, out) = (source.clone(), out.clone());
+        let request = capfilt::Request { source, out, limit_shards: *limit_shards, threads: *threads };
+        let events = if rank == 0 { Events::Json } else { Events::Silent };
+        let result = match command {
+            CapfiltCommand::Caption { checkpoint, stage, decoding, .. } => {
+                let expected = || format!("found --decoding {decoding}; expected the options of `blip2 caption`");
+                let decoding = serde_json::from_str(decoding).with_context(expected)?;
+                capfilt::caption((checkpoint, stage.as_deref()), &decoding, &request, ranks, events)?
+            }
+            CapfiltCommand::Filter { scorer, stage, by_match, top, min_similarity, .. } => {
+                let (model, stage) = (scorer.clone(), stage.clone());
+                let scorer = capfilt::ScorerRequest { model, stage, by_match: *by_match };
+                capfilt::filter(&scorer, (*top, *min_similarity), &request, ranks, events)?
+            }
+        };
+        events.send(&Event::Result { result });
+        events.send(&Event::Done);
+        Ok(())
     }
 
     fn train(&self, arguments: &TrainArguments) -> Result<()> {

@@ -95,6 +95,8 @@ pub enum Role {
     Opt,
     /// T5's: the text, `</s>`.
     T5,
+    /// CLIP's text encoder's: `<|startoftext|>`, the text, `<|endoftext|>`, which pads, too: nothing sees what is behind.
+    Clip,
 }
 
 impl Role {
@@ -103,6 +105,7 @@ impl Role {
             Self::Bert => "BERT",
             Self::Opt => "OPT",
             Self::T5 => "T5",
+            Self::Clip => "CLIP",
         }
     }
 
@@ -115,6 +118,7 @@ impl Role {
             Self::T5 if vocabulary.id("<pad>") == Some(0) => ["<pad>", "</s>", "<pad>"],
             // The list of the synthetic corpus, which all roles share.
             Self::T5 => ["[PAD]", "</s>", "[PAD]"],
+            Self::Clip => ["<|startoftext|>", "<|endoftext|>", "<|endoftext|>"],
         }
     }
 }
@@ -184,8 +188,8 @@ impl Tokenizer {
         Ok(Self { vocabulary, role, start, end, pad, vocab_size: vocab_size as i64 })
     }
 
-    /// Texts in the frame of the tokenizer's role, cut to `max_tokens` and padded on the right. BERT's and T5's end stays
-    /// where a text is cut; OPT's is cut away, as in the reference.
+    /// Texts in the frame of the tokenizer's role, cut to `max_tokens` and padded on the right. BERT's, T5's and CLIP's end
+    /// stays where a text is cut; OPT's is cut away, as in the reference.
     ///
     /// # Panics
     /// When `max_tokens` is below 2.
@@ -213,7 +217,7 @@ impl Tokenizer {
 
     fn frame(&self, mut words: Vec<i64>, max_tokens: usize) -> Vec<i64> {
         match self.role {
-            Role::Bert => {
+            Role::Bert | Role::Clip => {
                 words.truncate(max_tokens - 2);
                 [vec![self.start], words, vec![self.end]].concat()
             }
@@ -235,7 +239,7 @@ impl Tokenizer {
         let (words, _) = self.vocabulary.ids(text);
         match self.role {
             Role::T5 => [words, vec![self.end]].concat(),
-            Role::Bert | Role::Opt => [vec![self.start], words].concat(),
+            Role::Bert | Role::Opt | Role::Clip => [vec![self.start], words].concat(),
         }
     }
 
@@ -267,7 +271,7 @@ impl Tokenizer {
     pub fn decoder_start(&self) -> i64 {
         match self.role {
             Role::Bert => self.vocabulary.id("[DEC]").unwrap_or(self.vocab_size - 1),
-            Role::Opt | Role::T5 => self.start,
+            Role::Opt | Role::T5 | Role::Clip => self.start,
         }
     }
 

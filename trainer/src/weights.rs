@@ -1,6 +1,7 @@
 //! Weights from elsewhere and for elsewhere: what labs have is read, checked and written as parts of a run; what was trained is
 //! written as others read it.
 
+pub mod clip;
 mod config_json;
 mod export;
 mod families;

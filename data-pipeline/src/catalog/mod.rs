@@ -10,6 +10,7 @@ mod facts;
 mod file;
 mod index;
 mod join;
+mod whole;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use arrow::array::{AsArray, BinaryViewArray, ListArray, StringArray, StructArray
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use file::{SavedCatalog, catalog_place};
@@ -169,6 +171,14 @@ impl Catalog {
     /// [`DataError::NoShards`] for an empty prefix; otherwise the first shard's error.
     pub async fn open(location: &Location, progress: impl Fn(usize, usize) + Sync) -> Result<Self> {
         index::open(location, &progress).await
+    }
+
+    /// The shards that [`Catalog::open`] reads, sorted by path.
+    ///
+    /// # Errors
+    /// [`DataError::NoShards`] for an empty prefix; [`DataError::Store`].
+    pub async fn list(location: &Location) -> Result<Vec<(Location, ObjectMeta)>> {
+        index::shards(location).await
     }
 
     /// The same shards again and again until there are `rows` rows: what benchmarks of large sets read.

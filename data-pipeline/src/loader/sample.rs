@@ -9,6 +9,7 @@ use super::batch::Skipped;
 use super::stream::{Ordered, Stream};
 use super::windows::WindowDraw;
 use crate::error::{DataError, Result};
+use crate::filters::refused_by_status;
 use crate::order::{Address, WindowId};
 use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
@@ -67,10 +68,12 @@ impl SampleLoader {
         let ordered = &self.stream.sources[drawn.source];
         let rows = drawn.window.rows(address.row_group)?;
         let row = address.row;
-        if let Some(status) = &rows.status
-            && (status.is_null(row) || status.value(row) != "success")
-        {
-            return Err("download_failed".into());
+        if let Some(status) = &rows.status {
+            // A null status is no success.
+            let status = if status.is_valid(row) { status.value(row) } else { "" };
+            if let Some(reason) = refused_by_status(status) {
+                return Err(reason.into());
+            }
         }
         if rows.images.is_null(row) || rows.images.value(row).is_empty() {
             return Err("no_image".into());

@@ -133,7 +133,7 @@ pub struct DecodingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length_penalty: Option<f64>,
-    /// Texts for each image, at most as many as beams.
+    /// Texts for each image: at most as many as beams, or any number of texts that are drawn.
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<u32>,

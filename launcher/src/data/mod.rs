@@ -1,6 +1,7 @@
 //! `blip2 data …` and `blip2 bench data`.
 
 pub mod bench;
+pub mod capfilt;
 pub mod fetch;
 pub mod index;
 pub mod inspect;

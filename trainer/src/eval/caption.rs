@@ -13,7 +13,7 @@ use super::scenes::HeldOut;
 use super::{BATCH, Loaded, synthetic_source};
 use crate::TrainerError;
 use crate::events::{Event, Events};
-use crate::generate::{Decoding, OptWriter, QFormerWriter, Rules, Search, T5Writer, Written};
+use crate::generate::{Decoding, OptWriter, QFormerWriter, Rules, Search, T5Writer, Writer, Written};
 use crate::model::language_tower::LanguageTower;
 use crate::stage1::Stage1;
 use crate::stage2::Stage2;
@@ -80,8 +80,9 @@ impl Options {
         if !(penalty > 0.0 && penalty.is_finite()) {
             return refuse(format!("--repetition-penalty {penalty}"), "a number above 0; 1 changes nothing");
         }
-        if texts == 0 || texts > beams {
-            return refuse(format!("--texts {texts} with {beams} beams"), "from 1 to the number of beams");
+        if texts == 0 || (texts > beams && !draws) {
+            let expected = "from 1 to the number of beams, or any number of texts that are drawn";
+            return refuse(format!("--texts {texts} with {beams} beams"), expected);
         }
         let max_tokens = self.max_tokens.unwrap_or(max_tokens);
         if max_tokens == 0 || self.min_tokens > max_tokens {
@@ -105,8 +106,15 @@ impl Options {
     }
 }
 
+/// What writes captions: a checkpoint's model, its tokens, and how they are chosen.
+pub(crate) struct Speaker<'a> {
+    model: Model<'a>,
+    tokenizer: &'a Tokenizer,
+    decoding: Decoding,
+}
+
 /// The model that writes, of a checkpoint's stage.
-enum Speaker<'a> {
+enum Model<'a> {
     /// The Q-Former itself.
     Stage1(Stage1),
     /// The language model behind the Q-Former, and the texts' beginning as it reads it.
@@ -126,7 +134,7 @@ pub fn write(
     options: &Options,
     events: Events,
 ) -> Result<Vec<Vec<String>>, TrainerError> {
-    let (speaker, tokenizer, decoding) = Speaker::of(loaded, options)?;
+    let speaker = Speaker::of(loaded, options)?;
     let rows = Tensor::arange(pixels.size()[0], (Kind::Int64, Device::Cpu)).split(BATCH, 0);
     let steps = rows.len() as u64;
     let what = format!("writing captions for {} images", pixels.size()[0]);
@@ -134,9 +142,8 @@ pub fn write(
     let mut captions = Vec::new();
     for (step, rows) in rows.iter().enumerate() {
         let patches = loaded.towers.image_encoder.forward(&pixels.index_select(0, rows));
-        let texts = no_grad(|| speaker.write(&patches, &decoding, tokenizer));
-        let decode = |text: &Written| tokenizer.decode(&text.tokens).trim().to_owned();
-        captions.extend(texts.iter().map(|texts| texts.iter().map(decode).collect()));
+        let keys: Vec<u64> = (0..patches.size()[0].unsigned_abs()).collect();
+        captions.extend(speaker.write(&patches, &keys));
         let losses = serde_json::Map::new();
         let (name, step) = ("evaluate".to_owned(), step as u64 + 1);
         events.send(&Event::Progress { name, step, steps, losses, lr: None, images_per_s: None });
@@ -145,8 +152,11 @@ pub fn write(
 }
 
 impl<'a> Speaker<'a> {
-    /// The model of a checkpoint's stage, its tokens, and how it writes.
-    fn of(loaded: &'a Loaded, options: &Options) -> Result<(Self, &'a Tokenizer, Decoding), TrainerError> {
+    /// The model of a checkpoint's stage.
+    ///
+    /// # Errors
+    /// When the weights do not fit the model, or the options do not fit together.
+    pub(crate) fn of(loaded: &'a Loaded, options: &Options) -> Result<Self, TrainerError> {
         let (model, towers) = (&loaded.run.model, &loaded.towers);
         let scope = loaded.weights.scope("");
         let Stage::Generative(stage) = loaded.stage() else {
@@ -160,7 +170,7 @@ impl<'a> Speaker<'a> {
             let tokenizer = towers.qformer_tokenizer();
             let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
             fits(&decoding, 1, model.qformer.max_positions)?;
-            return Ok((Self::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding));
+            return Ok(Self { model: Model::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding });
         };
         let tokenizer = towers.language_tokenizer();
         let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
@@ -179,23 +189,34 @@ impl<'a> Speaker<'a> {
         }
         let language_model = towers.language_model.model();
         let stage2 = Stage2::new(&scope, model, false)?;
-        Ok((Self::Stage2(stage2, language_model, Tensor::from_slice(&prompt)), tokenizer, decoding))
+        Ok(Self { model: Model::Stage2(stage2, language_model, Tensor::from_slice(&prompt)), tokenizer, decoding })
     }
 
-    fn write(&self, patches: &Tensor, decoding: &Decoding, tokenizer: &Tokenizer) -> Vec<Vec<Written>> {
-        let (rows, start) = (patches.size()[0], tokenizer.decoder_start());
+    /// Captions of every image, best first; draws are keyed by `keys`, one for each image.
+    ///
+    /// # Shapes
+    /// `patches`: `[n, P, V]`.
+    pub(crate) fn write(&self, patches: &Tensor, keys: &[u64]) -> Vec<Vec<String>> {
+        let texts = no_grad(|| self.tokens(patches, keys));
+        let decode = |text: &Written| self.tokenizer.decode(&text.tokens).trim().to_owned();
+        texts.iter().map(|texts| texts.iter().map(decode).collect()).collect()
+    }
+
+    fn tokens(&self, patches: &Tensor, keys: &[u64]) -> Vec<Vec<Written>> {
+        let (rows, start) = (patches.size()[0], self.tokenizer.decoder_start());
         // As in LAVIS, the repetition penalty counts the start token, which OPT is given as part of the prompt only.
         let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
-        match self {
-            Self::Stage1(stage1) => decoding.write(&mut QFormerWriter::new(stage1, patches, start), &seen),
-            Self::Stage2(stage2, language_model, prompt) => {
+        let write = |writer: &mut dyn Writer| self.decoding.write_keyed(writer, &seen, keys);
+        match &self.model {
+            Model::Stage1(stage1) => write(&mut QFormerWriter::new(stage1, patches, start)),
+            Model::Stage2(stage2, language_model, prompt) => {
                 let prefix = stage2.prefix(patches).to_kind(language_model.kind());
                 let prompt = prompt.to_device(patches.device()).unsqueeze(0).expand([rows, -1], false);
                 let inputs = Tensor::cat(&[prefix, language_model.embed_tokens(&prompt)], 1);
                 let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, patches.device()));
                 match language_model {
-                    LanguageTower::Opt(model) => decoding.write(&mut OptWriter::new(model, &inputs, &mask), &seen),
-                    LanguageTower::T5(model) => decoding.write(&mut T5Writer::new(model, &inputs, &mask, start), &seen),
+                    LanguageTower::Opt(model) => write(&mut OptWriter::new(model, &inputs, &mask)),
+                    LanguageTower::T5(model) => write(&mut T5Writer::new(model, &inputs, &mask, start)),
                 }
             }
         }
@@ -274,6 +295,7 @@ mod tests {
         assert_eq!((beams.search, beams.texts, beams.rules), (Search::Beams(5), 2, Rules::HuggingFace));
         let drawn = decoding(r#"{"top_p": 0.9, "seed": 3}"#).unwrap();
         assert_eq!(drawn.search, Search::Sample { temperature: 1.0, top_k: 0, top_p: 0.9, seed: 3 });
+        assert_eq!(decoding(r#"{"top_k": 5, "texts": 10}"#).unwrap().texts, 10);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::TrainerError;
-use crate::checkpoint::{Found, RunPrefix, open_checkpoint};
+use crate::checkpoint::{Found, NamedArray, RunPrefix, open_checkpoint};
 use crate::events::Events;
 use crate::model::tensors::Tensors;
 use crate::towers::Towers;
@@ -54,25 +54,8 @@ impl Loaded {
     /// # Errors
     /// When one of them is missing or damaged.
     pub fn open(checkpoint: &str, stage: Option<&str>) -> Result<Self, TrainerError> {
-        let (run, prefix) = config_of(checkpoint)?;
-        let found = match stage {
-            None => open_checkpoint(checkpoint)?,
-            Some(name) => {
-                let index = run.stages.iter().position(|stage| stage.name() == name).ok_or_else(|| {
-                    let known: Vec<&str> = run.stages.iter().map(Stage::name).collect();
-                    TrainerError::Unsupported {
-                        found: format!("--stage {name}"),
-                        expected: format!("the run has the stages {}", known.join(", ")),
-                    }
-                })?;
-                prefix.latest(Some(index + 1))?.ok_or_else(|| TrainerError::NoCheckpoint { uri: checkpoint.into() })?
-            }
-        };
-        let weights = found.snapshot.trainable.iter().map(|array| {
-            let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
-            (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()))
-        });
-        let weights = weights.collect();
+        let (run, found) = checkpoint_of(checkpoint, stage)?;
+        let weights = trained(&found);
         let mut towers = Towers::load(&run, Device::Cpu)?;
         towers.language_model = towers.language_model.for_writing();
         Ok(Self { run, found, weights, towers })
@@ -95,15 +78,29 @@ impl Loaded {
 
     /// SHA-256 over names and values of the trained weights, in name order.
     pub fn weights_sha256(&self) -> String {
-        let mut arrays: Vec<_> = self.found.snapshot.trainable.iter().collect();
-        arrays.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut hash = Sha256::new();
-        for array in arrays {
-            hash.update(array.name.as_bytes());
-            array.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        weights_sha256(&self.found)
     }
+}
+
+/// The trained weights of a checkpoint by name.
+pub(crate) fn trained(found: &Found) -> Tensors {
+    let tensor = |array: &NamedArray| {
+        let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
+        (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()))
+    };
+    found.snapshot.trainable.iter().map(tensor).collect()
+}
+
+/// See [`Loaded::weights_sha256`].
+pub(crate) fn weights_sha256(found: &Found) -> String {
+    let mut arrays: Vec<_> = found.snapshot.trainable.iter().collect();
+    arrays.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut hash = Sha256::new();
+    for array in arrays {
+        hash.update(array.name.as_bytes());
+        array.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A checkpoint and the config of its run, without any tower.
@@ -111,7 +108,26 @@ impl Loaded {
 /// # Errors
 /// When one of them is missing or damaged.
 pub fn checkpoint_and_config(checkpoint: &str) -> Result<(Run, Found), TrainerError> {
-    Ok((config_of(checkpoint)?.0, open_checkpoint(checkpoint)?))
+    checkpoint_of(checkpoint, None)
+}
+
+/// [`checkpoint_and_config`], of a run's folder the last checkpoint of a stage.
+pub(crate) fn checkpoint_of(checkpoint: &str, stage: Option<&str>) -> Result<(Run, Found), TrainerError> {
+    let (run, prefix) = config_of(checkpoint)?;
+    let found = match stage {
+        None => open_checkpoint(checkpoint)?,
+        Some(name) => {
+            let index = run.stages.iter().position(|stage| stage.name() == name).ok_or_else(|| {
+                let known: Vec<&str> = run.stages.iter().map(Stage::name).collect();
+                TrainerError::Unsupported {
+                    found: format!("--stage {name}"),
+                    expected: format!("the run has the stages {}", known.join(", ")),
+                }
+            })?;
+            prefix.latest(Some(index + 1))?.ok_or_else(|| TrainerError::NoCheckpoint { uri: checkpoint.into() })?
+        }
+    };
+    Ok((run, found))
 }
 
 /// The config of the run that `checkpoint` is, or that it belongs to: `<run>/stage1/step-…/<epoch>-<nonce>`.

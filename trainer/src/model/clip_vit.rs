@@ -13,7 +13,7 @@ use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
 /// Of every norm in the tower.
-const EPS: f64 = 1e-5;
+pub(super) const EPS: f64 = 1e-5;
 
 /// The image encoder.
 #[derive(Debug)]
@@ -25,8 +25,9 @@ pub struct ClipVit {
     blocks: Vec<Block>,
 }
 
+/// One block of either tower.
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     norms: [LayerNorm; 2],
     qkv: Linear,
     out: Linear,
@@ -57,7 +58,7 @@ impl ClipVit {
             position_embedding: scope.weight("positional_embedding", &[side * side + 1, width], scale)?,
             norm: LayerNorm::new(&scope.at("ln_pre"), width, EPS)?,
             blocks: (0..sizes.depth)
-                .map(|index| Block::new(&blocks.at(index), &sizes, kernel))
+                .map(|index| Block::new(&blocks.at(index), (sizes.width, sizes.mlp_dim, sizes.heads), kernel))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -72,15 +73,20 @@ impl ClipVit {
         let class = self.class_embedding.expand([batch, 1, width], false);
         let mut x = self.norm.forward(&(Tensor::cat(&[&class, &patches], 1) + &self.position_embedding));
         for block in &self.blocks {
-            x = block.forward(&x);
+            x = block.forward(&x, None);
         }
         x
     }
 }
 
 impl Block {
-    fn new(scope: &Scope<'_>, sizes: &ImageSizes, kernel: Attention) -> Result<Self, TrainerError> {
-        let (width, hidden) = (sizes.width as i64, sizes.mlp_dim as i64);
+    /// A block of a width, a hidden width and a number of heads.
+    pub fn new(
+        scope: &Scope<'_>,
+        (width, hidden, heads): (usize, usize, usize),
+        kernel: Attention,
+    ) -> Result<Self, TrainerError> {
+        let (width, hidden) = (width as i64, hidden as i64);
         let attention = scope.at("attn");
         let std = Init::Normal(1.0 / (width as f64).sqrt());
         let qkv = attention.weight("in_proj_weight", &[3 * width, width], std)?;
@@ -93,13 +99,15 @@ impl Block {
             out: linear("attn.out_proj", width, width)?,
             up: linear("mlp.c_fc", width, hidden)?,
             down: linear("mlp.c_proj", hidden, width)?,
-            form: AttentionForm { heads: sizes.heads as i64, kernel, dropout: 0.0 },
+            form: AttentionForm { heads: heads as i64, kernel, dropout: 0.0 },
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    /// # Shapes
+    /// `x`: `[B, P, V]`; `mask`: as [`attention`] takes it.
+    pub fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let qkv = self.qkv.forward(&self.norms[0].forward(x)).chunk(3, -1);
-        let x = x + self.out.forward(&attention(&qkv[0], &qkv[1], &qkv[2], None, self.form));
+        let x = x + self.out.forward(&attention(&qkv[0], &qkv[1], &qkv[2], mask, self.form));
         let hidden = self.up.forward(&self.norms[1].forward(&x));
         &x + self.down.forward(&quick_gelu(&hidden))
     }

@@ -1,6 +1,7 @@
 //! The models: single-device code, without a word about ranks.
 
 mod cache;
+pub mod clip;
 pub mod clip_vit;
 pub mod eva_vit;
 pub mod image_tower;

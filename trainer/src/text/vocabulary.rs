@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use data_pipeline::synthetic::VOCABULARY;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::{decoders, normalizers, pre_tokenizers};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::pre_tokenizers::split::SplitPattern;
+use tokenizers::{SplitDelimiterBehavior, decoders, normalizers, pre_tokenizers};
 
 use super::Role;
 use crate::TrainerError;
@@ -28,8 +30,8 @@ pub(super) enum Vocabulary {
 }
 
 impl Vocabulary {
-    /// `builtin:synthetic_words`; a `tokenizer.json`; or a folder that holds one, or the files of BERT (`vocab.txt`) or OPT
-    /// (`vocab.json`, `merges.txt`).
+    /// `builtin:synthetic_words`; a `tokenizer.json`; or a folder that holds one, or the files of BERT (`vocab.txt`), OPT or
+    /// CLIP (`vocab.json`, `merges.txt`).
     ///
     /// # Errors
     /// When there is no such file, or it cannot be understood.
@@ -120,12 +122,15 @@ fn read(uri: &str, role: Role) -> Result<tokenizers::Tokenizer, TrainerError> {
     };
     let whole = |file: &str| {
         let (bytes, _) = read_checked(file, None)?;
-        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(file, &error))
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(file, &error))?;
+        // A file may ask for padding and cutting, which here belong to those who frame texts.
+        tokenizer.with_padding(None).with_truncation(None).map_err(|error| damaged(file, &error))?;
+        Ok(tokenizer)
     };
     if let Some(hub) = Hub::of(uri)? {
         let wanted: &[&str] = match role {
             Role::Bert => &["tokenizer.json", "vocab.txt"],
-            Role::Opt => &["tokenizer.json", "vocab.json", "merges.txt"],
+            Role::Opt | Role::Clip => &["tokenizer.json", "vocab.json", "merges.txt"],
             Role::T5 => &["tokenizer.json"],
         };
         let mut folder = None;
@@ -153,9 +158,10 @@ fn read(uri: &str, role: Role) -> Result<tokenizers::Tokenizer, TrainerError> {
             let (pieces, _) = read_checked(&file("vocab.txt"), None)?;
             word_pieces(&pieces).map_err(|reason| damaged(&file("vocab.txt"), &reason))
         }
-        Role::Opt => {
+        Role::Opt | Role::Clip => {
             let (vocabulary, merges) = (text("vocab.json")?, text("merges.txt")?);
-            byte_pairs(&vocabulary, &merges).map_err(|reason| damaged(&file("vocab.json"), &reason))
+            let build = if role == Role::Clip { clip_byte_pairs } else { byte_pairs };
+            build(&vocabulary, &merges).map_err(|reason| damaged(&file("vocab.json"), &reason))
         }
         // T5's other file is a binary one of sentencepiece; every published T5 has tokenizer.json beside it.
         Role::T5 => Err(missing),
@@ -174,12 +180,36 @@ fn word_pieces(lines: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
-/// OPT's tokenizer from its list of tokens and of merges.
-fn byte_pairs(vocabulary: &str, merges: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let tokens: Vocab = serde_json::from_str(vocabulary)?;
+fn tokens_and_merges(vocabulary: &str, merges: &str) -> tokenizers::Result<(Vocab, Vec<(String, String)>)> {
     let pair = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.trim_end().to_owned()));
     let merges = merges.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()).filter_map(pair);
-    let model = BPE::builder().vocab_and_merges(tokens, merges.collect()).build()?;
+    Ok((serde_json::from_str(vocabulary)?, merges.collect()))
+}
+
+/// CLIP's tokenizer from its list of tokens and of merges, lower-casing, as transformers converts it
+/// (`convert_slow_tokenizer.py`, `CLIPConverter`).
+fn clip_byte_pairs(vocabulary: &str, merges: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let (tokens, merges) = tokens_and_merges(vocabulary, merges)?;
+    let model = BPE::builder().vocab_and_merges(tokens, merges).end_of_word_suffix("</w>".into());
+    let mut tokenizer = tokenizers::Tokenizer::new(model.unk_token("<|endoftext|>".into()).build()?);
+    let special = ["<|startoftext|>", "<|endoftext|>"].map(|token| tokenizers::AddedToken::from(token, true));
+    let _added = tokenizer.add_special_tokens(special);
+    let spaces = normalizers::replace::Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?;
+    let steps = [normalizers::unicode::NFC.into(), spaces.into(), normalizers::utils::Lowercase.into()];
+    tokenizer.with_normalizer(Some(normalizers::utils::Sequence::new(steps.to_vec())))?;
+    let words = SplitPattern::Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+".into());
+    let split = pre_tokenizers::split::Split::new(words, SplitDelimiterBehavior::Removed, true)?;
+    let bytes = pre_tokenizers::byte_level::ByteLevel::new(false, true, true);
+    let steps = vec![split.into(), bytes.into()];
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(steps)));
+    tokenizer.with_decoder(Some(decoders::byte_level::ByteLevel::default()));
+    Ok(tokenizer)
+}
+
+/// OPT's tokenizer from its list of tokens and of merges.
+fn byte_pairs(vocabulary: &str, merges: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let (tokens, merges) = tokens_and_merges(vocabulary, merges)?;
+    let model = BPE::builder().vocab_and_merges(tokens, merges).build()?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let special = ["<s>", "<pad>", "</s>", "<unk>"].map(|token| tokenizers::AddedToken::from(token, true));
     let _added = tokenizer.add_special_tokens(special);

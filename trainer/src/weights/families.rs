@@ -202,22 +202,12 @@ impl<'n> Decisions<'n> {
         let Some((number, rest)) = name.strip_prefix("encoder.layers.").and_then(|rest| rest.split_once('.')) else {
             return Fate::LeftOut(UNUSED);
         };
-        let layer = format!("transformer.resblocks.{number}");
-        for (part, projection) in ["q", "k", "v"].iter().enumerate() {
-            if let Some(end) = rest.strip_prefix(&format!("self_attn.{projection}_proj.")) {
-                let name = format!("vision_model.{layer}.attn.in_proj_{end}");
-                return Fate::Placed(vec![Place { name, part, parts: 3 }]);
+        match clip_layer(number, rest) {
+            Some(Place { name, part, parts }) => {
+                Fate::Placed(vec![Place { name: format!("vision_model.{name}"), part, parts }])
             }
+            None => Fate::Unknown,
         }
-        let table = [
-            ("self_attn.out_proj.", "attn.out_proj."),
-            ("layer_norm1.", "ln_1."),
-            ("layer_norm2.", "ln_2."),
-            ("mlp.fc1.", "mlp.c_fc."),
-            ("mlp.fc2.", "mlp.c_proj."),
-        ];
-        let renamed = table.iter().find_map(|(from, to)| Some(format!("{layer}.{to}{}", rest.strip_prefix(from)?)));
-        renamed.map_or(Fate::Unknown, |name| whole(&name))
     }
 
     fn opt(&self, name: &str) -> Fate {
@@ -234,6 +224,24 @@ impl<'n> Decisions<'n> {
         let number = name.strip_prefix(layers).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
         number.zip(self.used_blocks).is_some_and(|(number, used)| number >= used)
     }
+}
+
+/// OpenAI's name of a tensor of layer `number` of one of Hugging Face's CLIP towers, below the tower's own name.
+pub(super) fn clip_layer(number: &str, rest: &str) -> Option<Place> {
+    let layer = format!("transformer.resblocks.{number}");
+    for (part, projection) in ["q", "k", "v"].iter().enumerate() {
+        if let Some(end) = rest.strip_prefix(&format!("self_attn.{projection}_proj.")) {
+            return Some(Place { name: format!("{layer}.attn.in_proj_{end}"), part, parts: 3 });
+        }
+    }
+    let table = [
+        ("self_attn.out_proj.", "attn.out_proj."),
+        ("layer_norm1.", "ln_1."),
+        ("layer_norm2.", "ln_2."),
+        ("mlp.fc1.", "mlp.c_fc."),
+        ("mlp.fc2.", "mlp.c_proj."),
+    ];
+    table.iter().find_map(|(from, to)| Some(Place::whole(format!("{layer}.{to}{}", rest.strip_prefix(from)?))))
 }
 
 fn lavis(name: &str) -> Fate {

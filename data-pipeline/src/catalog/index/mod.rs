@@ -87,8 +87,7 @@ pub(crate) fn settings_of(source: &Source, read_unit_bytes: u64) -> Result<serde
 /// See [`Catalog::open`].
 pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Result<Catalog> {
     let settings = serde_json::json!({ "filters": null, "read_unit_bytes": READ_UNIT_BYTES });
-    // Beside its tars img2dataset puts Parquet files without images.
-    if !location.list(".tar").await?.is_empty() {
+    if is_tar(location).await? {
         let none = Filters::none();
         return index_shards(Form::Tar, location, Judge::by(&none), settings, progress).await;
     }
@@ -106,6 +105,17 @@ pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Re
         progress(catalog.shards.len(), total);
     }
     catalog.finish(None)
+}
+
+/// Whether a prefix holds tars. Beside its tars img2dataset puts Parquet files without images.
+async fn is_tar(location: &Location) -> Result<bool> {
+    Ok(!location.list(".tar").await?.is_empty())
+}
+
+/// The shards that [`open`] reads, of Parquet or else tars.
+pub(super) async fn shards(location: &Location) -> Result<Vec<(Location, ObjectMeta)>> {
+    let suffix = if is_tar(location).await? { ".tar" } else { ".parquet" };
+    list(location, suffix).await
 }
 
 fn all_used(shard: &Shard, part: &Part) -> IndexedGroup {
