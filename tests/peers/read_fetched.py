@@ -1,9 +1,10 @@
 """Opens a folder of downloaded shards with what people read img2dataset's output with, and checks what they see.
 
-    read_fetched.py FOLDER [ROWS SUCCESSES]
+    read_fetched.py FOLDER [ROWS SUCCESSES [OTHER]]
 
 img2dataset's own Reader, pandas and Hugging Face datasets; the schema is that of img2dataset's `parquet` output. Prints
-the counts as JSON; exit status 1 on the first difference. Touches no network.
+the counts as JSON; exit status 1 on the first difference. With OTHER, another download of the same URLs, what both know of
+each URL must be the same. Touches no network.
 """
 
 import io
@@ -80,6 +81,13 @@ def rows_of_datasets(paths):
         return loaded["train"].num_rows
 
 
+def by_url(folder):
+    """What a download knows of each URL, besides the picture as it was encoded."""
+    table = pd.concat(pd.read_parquet(path) for path in sorted(Path(folder).glob("*.parquet")))
+    known = ["caption", "status", "width", "height", "original_width", "original_height", "sha256"]
+    return table.set_index("url")[known].sort_index()
+
+
 def main():
     folder = Path(sys.argv[1])
     paths = sorted(folder.glob("*.parquet"))
@@ -97,7 +105,9 @@ def main():
     expect(rows_of_reader(folder), rows, "rows that img2dataset's Reader reads")
     expect(rows_of_datasets(paths), rows, "rows that datasets loads")
     if sys.argv[2:]:
-        expect([rows, successes], [int(word) for word in sys.argv[2:]], "rows and successes")
+        expect([rows, successes], [int(word) for word in sys.argv[2:4]], "rows and successes")
+    if sys.argv[4:]:
+        pd.testing.assert_frame_equal(by_url(folder), by_url(sys.argv[4]))
     print(json.dumps({"shards": len(paths), "rows": rows, "successes": successes}))
 
 

@@ -1,8 +1,8 @@
-"""Lets img2dataset download pictures from a web server on loopback, some of which cannot be had.
+"""Lets img2dataset, and `blip2 data fetch` after it, download pictures from a web server on loopback; some cannot be had.
 
-    run_img2dataset.py OUT
+    run_img2dataset.py OUT BLIP2
 
-Leaves OUT/parquet, OUT/webdataset (img2dataset's output formats) and OUT/expected.json: the rows, and by URL the
+Leaves OUT/parquet, OUT/webdataset (img2dataset's output formats), OUT/ours and OUT/expected.json: the rows, and by URL the
 captions of those that succeed. Every picture's fate is known from its number; see `answer`. Touches no other network.
 """
 
@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,9 @@ class Handler(BaseHTTPRequestHandler):
     """Serves /N.jpg."""
 
     def do_GET(self):
+        if self.path == "/robots.txt":
+            self.send_error(404)
+            return
         status, mime, body = answer(int(self.path.strip("/").split(".")[0]))
         body = WEB_PAGE if body is None else body
         self.send_response(status)
@@ -82,6 +86,12 @@ def main():
             output_folder=str(out / output_format), output_format=output_format, image_size=64,
             resize_mode="keep_ratio", number_sample_per_shard=ROWS_PER_SHARD, processes_count=1, thread_count=8,
         )
+    subprocess.run(
+        [sys.argv[2], "data", "fetch", out / "urls.parquet", "--out", out / "ours", "--image-size", "64",
+         "--resize-mode", "keep_ratio", "--shard-rows", "100", "--part-rows", "100", "--allow-private-addresses",
+         "--host-delay-ms", "0"],
+        check=True,
+    )
     server.shutdown()
     good = [number for number in range(PICTURES) if answer(number)[2] is not None]
     expected = {"rows": PICTURES, "captions": {urls[number]: captions[number] for number in good}}

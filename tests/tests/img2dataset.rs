@@ -1,4 +1,4 @@
-//! What img2dataset downloads is what we read: rows, captions and pictures. Needs the set-up of `make test-all`.
+//! What img2dataset downloads is what we read, and what we download is what its readers read. Needs the set-up of `make test-all`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,18 +19,21 @@ const SUCCESSES: u64 = 250;
 const LIMIT_S: u32 = 300;
 
 #[test]
-fn what_img2dataset_downloads_is_read() {
-    let Some(python) = fetch_python("what_img2dataset_downloads_is_read") else { return };
+fn downloads_of_img2dataset_and_of_ours_are_read_by_both() {
+    let Some(python) = fetch_python("downloads_of_img2dataset_and_of_ours_are_read_by_both") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut download = Command::new(&python);
-    download.args(["-W", "ignore"]).arg(checkout().join("tests/peers/run_img2dataset.py")).arg(folder.path());
+    download.args(["-W", "ignore"]).arg(checkout().join("tests/peers/run_img2dataset.py"));
+    download.arg(folder.path()).arg(built("blip2"));
     let downloaded = run_within(LIMIT_S, &download);
     assert!(downloaded.status.success(), "{}", all_output(&downloaded));
     let expected: Value = serde_json::from_slice(&std::fs::read(folder.path().join("expected.json")).unwrap()).unwrap();
 
     // Its Parquet keeps the rows that failed; its tars do not, and lie beside Parquet files without images.
     let failed: BTreeSet<&str> = BTreeSet::from(["download_failed"]);
-    for (format, rows, reasons) in [("parquet", 300, failed), ("webdataset", SUCCESSES, BTreeSet::new())] {
+    for (format, rows, reasons) in
+        [("parquet", 300, failed.clone()), ("webdataset", SUCCESSES, BTreeSet::new()), ("ours", 300, failed)]
+    {
         let place = folder.path().join(format);
         let place = place.to_str().unwrap();
         let looked = blip2(&["data", "inspect", place, "--json"]);
@@ -50,13 +53,14 @@ fn what_img2dataset_downloads_is_read() {
     }
     let captions: BTreeMap<String, String> = serde_json::from_value(expected["captions"].clone()).unwrap();
     assert_eq!(captions.len() as u64, SUCCESSES);
-    assert_eq!(captions_by_url(&folder.path().join("parquet")), captions);
-
-    let script = checkout().join("tests/peers/read_fetched.py");
-    let mut read = Command::new(&python);
-    read.args(["-W", "ignore"]).arg(script).arg(folder.path().join("parquet"));
-    let read = run_within(LIMIT_S, read.args(["300", &SUCCESSES.to_string()]));
-    assert!(read.status.success(), "{}", all_output(&read));
+    for format in ["parquet", "ours"] {
+        assert_eq!(captions_by_url(&folder.path().join(format)), captions, "{format}");
+        let mut read = Command::new(&python);
+        read.args(["-W", "ignore"]).arg(checkout().join("tests/peers/read_fetched.py")).arg(folder.path().join(format));
+        read.args(["300", &SUCCESSES.to_string()]).arg(folder.path().join("parquet"));
+        let read = run_within(LIMIT_S, &read);
+        assert!(read.status.success(), "{format}: {}", all_output(&read));
+    }
 }
 
 /// The captions of the rows that succeeded, by URL, as the catalogue and its shards give them.
