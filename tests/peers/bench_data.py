@@ -31,7 +31,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 BLIP2 = os.environ.get("BLIP2", os.path.join(TOP, "target/release/blip2"))
 # The least that 8 lanes x 4 row groups, 8 reads and 5 batches may take, and some more.
-MEMORY_MB = {"photos": 448, "large": 832, "scenes": 448}
+MEMORY_MB = {"photos": 512, "large": 1024, "scenes": 512}
 PEERS = [
     ("webdataset + PIL", "webdataset", "pil"),
     ("parquet + PIL", "parquet", "pil"),

@@ -56,7 +56,7 @@ mod tests {
         let record: Record = serde_json::from_str(line).unwrap();
         let html = table(&[&record]);
         assert!(
-            html.contains("<td>a</td><td>1,200</td><td>1,100</td><td>2 KiB</td><td>3</td><td>truncated 3</td>"),
+            html.contains("<td>a</td><td>1,200</td><td>1,100</td><td>2.00 KiB</td><td>3</td><td>truncated 3</td>"),
             "{html}"
         );
         assert!(html.contains("b&lt;c"), "{html}");

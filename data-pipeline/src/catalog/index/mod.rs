@@ -107,9 +107,15 @@ pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Re
     catalog.finish(None)
 }
 
-/// Whether a prefix holds tars. Beside its tars img2dataset puts Parquet files without images.
+/// Whether the samples of a prefix lie in tars. Beside its tars img2dataset puts Parquet files without images.
 async fn is_tar(location: &Location) -> Result<bool> {
-    Ok(!location.list(".tar").await?.is_empty())
+    if location.list(".tar").await?.is_empty() {
+        return Ok(false);
+    }
+    match location.list(".parquet").await?.into_iter().next() {
+        None => Ok(true),
+        Some((shard, meta)) => Ok(matches!(Shard::open(shard, meta.size).await, Err(DataError::Schema { .. }))),
+    }
 }
 
 /// The shards that [`open`] reads, of Parquet or else tars.
