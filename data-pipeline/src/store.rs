@@ -209,8 +209,10 @@ impl Location {
     }
 
     fn check_version(&self, wanted: Option<&str>, found: Option<&str>) -> Result<()> {
+        // Azure's lists give ETags without the quotation marks that its answers have.
+        let bare = |etag: &str| etag.trim_matches('"').to_owned();
         match (wanted, found) {
-            (Some(wanted), Some(found)) if wanted != found => {
+            (Some(wanted), Some(found)) if bare(wanted) != bare(found) => {
                 Err(self.changed(format!("its version is {found}, not {wanted}")))
             }
             _ => Ok(()),

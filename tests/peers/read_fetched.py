@@ -84,6 +84,8 @@ def rows_of_datasets(paths):
 def by_url(folder):
     """What a download knows of each URL, besides the picture as it was encoded."""
     table = pd.concat(pd.read_parquet(path) for path in sorted(Path(folder).glob("*.parquet")))
+    # Ours keeps the hash of a download that is no picture, for blocklists; img2dataset does not.
+    table.loc[table["status"] != "success", "sha256"] = None
     known = ["caption", "status", "width", "height", "original_width", "original_height", "sha256"]
     return table.set_index("url")[known].sort_index()
 
