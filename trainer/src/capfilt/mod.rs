@@ -1,7 +1,7 @@
 //! CapFilt as BLIP-2 uses it (paper section 3.4): a captioner writes texts for web images, and of these and the web's own text
 //! those that fit the image best are kept. Both halves make new shards from shards; see docs/capfilt.md.
 //!
-//! [`job`] shares shards among ranks and knows what is done already; [`captioner`] and [`filter`] are the two halves; [`scorer`]
+//! `job` shares shards among ranks and knows what is done already; `captioner` and `filter` are the two halves; `scorer`
 //! is what says how well a text fits.
 
 mod captioner;
