@@ -141,5 +141,13 @@ pub enum DataError {
     ThreadLost,
 }
 
+impl DataError {
+    /// Whether it tells of what a shard holds, and not of the store that it is in: trying again would not help, and other
+    /// shards are none the worse.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Parquet { .. } | Self::Schema { .. } | Self::Tar { .. })
+    }
+}
+
 /// The result of everything in this crate.
 pub type Result<T> = std::result::Result<T, DataError>;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{DataError, Result};
 use crate::rng::{CounterRng, Purpose};
 
-/// Draws of a block: shares are exact to one in ten thousand, and a block's table costs 50 kB and 0.1 ms.
+/// Draws of a block: shares are exact to one in ten thousand, and a block's table is 40 kB and one shuffle.
 pub const BLOCK: u64 = 10_000;
 /// Tables that are kept for each lane: draws are looked up in need order, which is read ahead by a block at most.
 const BLOCKS_KEPT: u64 = 3;

@@ -295,18 +295,14 @@ mod tests {
 
     use super::*;
 
-    /// A ustar member, as GNU tar writes it.
+    /// A ustar member.
     fn member(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
-        let mut header = [0_u8; BLOCK];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        header[156] = kind;
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        header[148..156].copy_from_slice(b"        ");
-        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        let mut bytes = header.to_vec();
-        bytes.extend_from_slice(content);
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_cksum();
+        let mut bytes = [&header.as_bytes()[..], content].concat();
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         bytes
     }
@@ -319,7 +315,7 @@ mod tests {
             format!("{length}{rest}")
         };
         [
-            member("./", b'5', b""),
+            member("a/", b'5', b""),
             member("a/1.jpg", b'0', b"picture"),
             member("a/1.txt", b'0', b"one"),
             member("a/1.txt", b'0', b"again"),

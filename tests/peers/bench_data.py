@@ -13,8 +13,7 @@ workers).
 Both sides count the images that were delivered and all processor time, also that of work that was begun and not
 delivered. A peer's pipeline ends with its shards; our loader never ends and is stopped with up to five batches and
 the row groups that fit its memory read ahead. So ours reads the shards several times (--passes), like an epoch of
-more data, and its memory is set to little more than what the windows need (MEMORY_MB): what is read ahead in vain is
-then 2 % of a run. Ours opens the shards before its clock starts, a peer opens them after, which costs it a few
+more data, and its memory is set to little more than what the windows need (MEMORY_MB), so that little is read in vain. Ours opens the shards before its clock starts, a peer opens them after, which costs it a few
 milliseconds.
 """
 

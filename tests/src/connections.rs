@@ -16,7 +16,7 @@ impl Open {
     }
 }
 
-/// A server on a port of 127.0.0.1 that the system chose.
+/// A server on a port that the system chose.
 pub struct Connections {
     address: SocketAddr,
     closed: Arc<AtomicBool>,
@@ -29,7 +29,15 @@ impl Connections {
     /// # Panics
     /// When the loopback interface gives no port.
     pub fn serve(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on 127.0.0.1");
+        Self::serve_at("127.0.0.1", serve)
+    }
+
+    /// The same at another address of loopback.
+    ///
+    /// # Panics
+    /// When the address gives no port.
+    pub fn serve_at(host: &str, serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("a port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (closed, open) = (Arc::new(AtomicBool::new(false)), Open::default());
         let (serve, is_closed, opened) = (Arc::new(serve), closed.clone(), open.clone());

@@ -18,25 +18,6 @@ pub fn caption(row: usize) -> String {
     format!("picture number {row}")
 }
 
-/// A ustar member.
-///
-/// # Panics
-/// When the name is longer than 100 bytes.
-pub fn tar_member(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut header = [0_u8; 512];
-    header[..name.len()].copy_from_slice(name.as_bytes());
-    header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-    header[156] = b'0';
-    header[257..265].copy_from_slice(b"ustar\x0000");
-    header[148..156].copy_from_slice(b"        ");
-    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-    let mut bytes = header.to_vec();
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
-
 /// Tar shards as img2dataset's `webdataset` format writes them.
 ///
 /// # Panics
@@ -44,13 +25,17 @@ pub fn tar_member(name: &str, content: &[u8]) -> Vec<u8> {
 pub fn write_tars(folder: &Path, rows: usize, shard_rows: usize) {
     std::fs::create_dir_all(folder).expect("the folder can be made");
     for (shard, first) in (0..rows).step_by(shard_rows).enumerate() {
-        let mut bytes = Vec::new();
+        let file = std::fs::File::create(folder.join(format!("{shard:05}.tar"))).expect("a tar can be made");
+        let mut tar = tar::Builder::new(file);
         for row in first..rows.min(first + shard_rows) {
-            bytes.extend(tar_member(&format!("{row:09}.jpg"), &image(row)));
-            bytes.extend(tar_member(&format!("{row:09}.txt"), caption(row).as_bytes()));
+            for (extension, content) in [("jpg", image(row)), ("txt", caption(row).into_bytes())] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(content.len() as u64);
+                let name = format!("{row:09}.{extension}");
+                tar.append_data(&mut header, name, &content[..]).expect("a tar can be written");
+            }
         }
-        bytes.resize(bytes.len() + 1024, 0);
-        std::fs::write(folder.join(format!("{shard:05}.tar")), bytes).expect("a tar can be written");
+        tar.finish().expect("a tar can be written");
     }
 }
 

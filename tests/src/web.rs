@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::connections::Connections;
 
 /// What a server says to one request.
 pub enum Reply {
@@ -46,6 +48,7 @@ pub struct Web {
     pub host: String,
     log: Arc<Mutex<Log>>,
     over: Arc<AtomicBool>,
+    _connections: Connections,
 }
 
 type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
@@ -56,20 +59,13 @@ impl Web {
     /// # Panics
     /// When the port cannot be opened.
     pub fn serve(address: &str, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((address, 0)).expect("a free port of loopback");
-        let host = listener.local_addr().expect("a bound port has an address").to_string();
-        let web = Self { host, log: Arc::default(), over: Arc::default() };
-        let (log, over, answer): (_, _, Arc<Answer>) = (web.log.clone(), web.over.clone(), Arc::new(answer));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (log, over, answer) = (log.clone(), over.clone(), answer.clone());
-                thread::spawn(move || converse(&stream, &log, &over, &*answer));
-            }
+        let (log, over): (Arc<Mutex<Log>>, Arc<AtomicBool>) = Default::default();
+        let (seen, ended) = (log.clone(), over.clone());
+        let connections = Connections::serve_at(address, move |stream| {
+            converse(&stream, &seen, &ended, &answer);
+            Ok(())
         });
-        web
+        Self { host: connections.address().to_string(), log, over, _connections: connections }
     }
 
     /// The URL of a path here.
@@ -101,8 +97,6 @@ impl Web {
 impl Drop for Web {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        // Wakes the thread that waits for connections.
-        let _woken = TcpStream::connect(&self.host);
     }
 }
 

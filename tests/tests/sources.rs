@@ -13,8 +13,8 @@ use data_pipeline::caption::Cleaner;
 use data_pipeline::catalog::{Catalog, READ_UNIT_BYTES, index};
 use data_pipeline::image::DecodeLimits;
 use data_pipeline::loader::{Batch, Loader, LoaderSettings, LoaderSource};
+use data_pipeline::lost::LostRowGroups;
 use data_pipeline::order::Layout;
-use data_pipeline::quarantine::Losses;
 use data_pipeline::store::Location;
 use integration_tests::sets::{caption, image, write_coco, write_tars};
 use object_store::ObjectStoreExt;
@@ -330,8 +330,8 @@ fn a_lost_shard_costs_its_own_rows_and_every_later_launch_loses_the_same() {
     let catalog = Arc::new(make(&source));
     let lost = Location::parse(&lost.display().to_string()).unwrap();
     let start = |first: u64, slices: std::ops::Range<u64>| {
-        let losses = Arc::new(block_on(Losses::open(&lost)).unwrap());
-        Loader::start(vec![LoaderSource::alone(catalog.clone())], settings(2), losses, first, slices).unwrap()
+        let known = Arc::new(block_on(LostRowGroups::open(&lost)).unwrap());
+        Loader::start(vec![LoaderSource::alone(catalog.clone())], settings(2), known, first, slices).unwrap()
     };
     let steps = 30; // an epoch: 240 rows in steps of 8
     let clean: Vec<_> = take(&mut start(0, 0..2), 2 * steps).iter().map(content).collect();

@@ -61,7 +61,7 @@ impl Feed {
         let settings =
             LoaderSettings { quarantine: Some(output.child(&list).uri().into()), ..settings(run, at.stage, seed) };
         let slices = slices.start as u64..slices.end as u64;
-        let loader = Loader::start(sources.list.clone(), settings, sources.losses.clone(), at.step, slices)?;
+        let loader = Loader::start(sources.list.clone(), settings, sources.lost.clone(), at.step, slices)?;
         let names: Vec<String> = sources.list.iter().map(|source| source.name.clone()).collect();
         let known: BTreeMap<String, SourceLedger> =
             serde_json::from_value(session.restored()[LEDGER].clone()).unwrap_or_default();
@@ -78,10 +78,10 @@ impl Feed {
         if batch.skipped.is_empty() {
             return Ok(batch);
         }
-        if self.quarantine.is_none() {
-            self.quarantine = Some(SegmentFile::create(&self.output, &self.list)?);
-        }
-        let file = self.quarantine.as_mut().expect("invariant: made above");
+        let file = match &mut self.quarantine {
+            Some(file) => file,
+            none => none.insert(SegmentFile::create(&self.output, &self.list)?),
+        };
         for skipped in &batch.skipped {
             let line = json!({ "stage": self.stage, "step": batch.step + 1, "slice": batch.slice,
                 "source": self.names[skipped.source], "place": skipped.place, "reason": skipped.reason });

@@ -6,7 +6,7 @@ use cluster::broadcast_text;
 use configs::{Run, Source};
 use data_pipeline::catalog::{Catalog, SavedCatalog, catalog_place, index};
 use data_pipeline::loader::LoaderSource;
-use data_pipeline::quarantine::Losses;
+use data_pipeline::lost::LostRowGroups;
 use data_pipeline::store::Location;
 
 use crate::TrainerError;
@@ -18,7 +18,7 @@ pub struct Sources {
     /// In the order of the config.
     pub list: Vec<LoaderSource>,
     /// Row groups that could not be read, by the steps that needed them.
-    pub losses: Arc<Losses>,
+    pub lost: Arc<LostRowGroups>,
 }
 
 /// Opens every source. A catalogue that is not there yet is made by rank 0 and kept in the run's folder, so that each
@@ -47,8 +47,8 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
             top_captions: source.top_captions(),
         });
     }
-    let losses = runtime.block_on(Losses::open(&output.child("lost")))?;
-    Ok(Sources { list, losses: Arc::new(losses) })
+    let lost = runtime.block_on(LostRowGroups::open(&output.child("lost")))?;
+    Ok(Sources { list, lost: Arc::new(lost) })
 }
 
 async fn make_if_absent(

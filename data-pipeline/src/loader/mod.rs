@@ -24,8 +24,8 @@ use crate::augment::TrainTransform;
 use crate::caption::Cleaner;
 use crate::error::{DataError, Result};
 use crate::image::DecodeLimits;
+use crate::lost::LostRowGroups;
 use crate::order::Layout;
-use crate::quarantine::Losses;
 use batch::PixelPool;
 use sample::SampleLoader;
 use stream::Stream;
@@ -138,14 +138,14 @@ pub struct Loader {
 
 impl Loader {
     /// Starts delivering at `first_step` the slices `slices` of every step. Returns before the first read. Row groups that
-    /// cannot be read are given up and noted in `losses`, and so are those that were given up before.
+    /// cannot be read are given up and noted in `lost`, and so are those that were given up before.
     ///
     /// # Errors
     /// [`DataError::Setting`] when the settings do not divide or `memory_bytes` cannot hold the windows of the lanes.
     pub fn start(
         sources: Vec<LoaderSource>,
         settings: LoaderSettings,
-        losses: Arc<Losses>,
+        lost: Arc<LostRowGroups>,
         first_step: u64,
         slices: Range<u64>,
     ) -> Result<Self> {
@@ -156,7 +156,7 @@ impl Loader {
         let batch_bytes = settings.slice_batch() * settings.transform.out_len() as u64 * 4;
         let batches = batch_bytes * (BATCHES_IN_WORK + BATCHES_READY + 1) as u64;
         let memory = Memory { allowed: settings.memory_bytes, batches };
-        let plan = Arc::new(WindowPlan::new(stream.clone(), losses, lanes, lanes_per_slice, memory)?);
+        let plan = Arc::new(WindowPlan::new(stream.clone(), lost, lanes, lanes_per_slice, memory)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("blip2-io")

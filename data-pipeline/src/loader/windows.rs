@@ -17,9 +17,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::stream::{Stream, StreamDraw};
 use crate::error::{DataError, Result};
+use crate::lost::{LostRowGroup, LostRowGroups, reason};
 use crate::order::{Draw, WindowId};
 use crate::parquet_source::Rows;
-use crate::quarantine::{Loss, Losses, reason};
 
 /// Row groups requested at the same time. On slow stores depth hides latency; on a local disk it costs nothing.
 const READS_IN_FLIGHT: usize = 8;
@@ -72,7 +72,7 @@ impl Arrived {
 /// What is read in which order, and what has arrived.
 pub(super) struct WindowPlan {
     stream: Arc<Stream>,
-    losses: Arc<Losses>,
+    lost_before: Arc<LostRowGroups>,
     lanes: Range<u64>,
     budget: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -92,7 +92,7 @@ impl WindowPlan {
     /// Checks that the memory holds the batches, one window of every lane and source, and the reads in flight.
     pub(super) fn new(
         stream: Arc<Stream>,
-        losses: Arc<Losses>,
+        lost_before: Arc<LostRowGroups>,
         lanes: Range<u64>,
         lanes_per_slice: u64,
         memory: Memory,
@@ -130,7 +130,7 @@ impl WindowPlan {
         let units = (room / UNIT).min(Semaphore::MAX_PERMITS as u64 / 2).min(u64::from(u32::MAX));
         let (budget, reads) = (Arc::new(Semaphore::new(units as usize)), Arc::new(Semaphore::new(READS_IN_FLIGHT)));
         let (arrived, changed, starving) = (Mutex::default(), Condvar::new(), Notify::new());
-        Ok(Self { stream, losses, lanes, budget, reads, arrived, changed, starving })
+        Ok(Self { stream, lost_before, lanes, budget, reads, arrived, changed, starving })
     }
 
     fn arrived(&self) -> MutexGuard<'_, Arrived> {
@@ -220,8 +220,8 @@ impl WindowPlan {
 
     async fn fetch_group(&self, wanted: &Wanted, group: usize) -> (usize, Fetched) {
         let source = &self.stream.sources[wanted.source].source;
-        if let Some(loss) = self.losses.find(&source.name, &wanted.window, group) {
-            return (group, Fetched::LostBefore(loss.reason));
+        if let Some(found) = self.lost_before.find(&source.name, &wanted.window, group) {
+            return (group, Fetched::LostBefore(found.reason));
         }
         let Ok(_turn) = self.reads.acquire().await else { return (group, Fetched::Closed) };
         (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, |rows| Fetched::Rows(Box::new(rows))))
@@ -245,8 +245,9 @@ impl WindowPlan {
             let Some(reason) = reason(&error).filter(|_| !rows.is_empty()) else { return Err(error) };
             let source = self.stream.sources[wanted.source].source.name.clone();
             let (window, step) = (wanted.window.clone(), wanted.step);
-            let loss = Loss { source, window, row_group, reason: reason.into(), error: error.to_string(), step };
-            self.losses.record(loss).await?;
+            let record =
+                LostRowGroup { source, window, row_group, reason: reason.into(), error: error.to_string(), step };
+            self.lost_before.record(record).await?;
             lost.insert(row_group, reason.to_owned());
         }
         Ok(Some((rows, lost)))

@@ -45,41 +45,30 @@ pub(super) fn local() -> Arc<dyn ObjectStore> {
     Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true))
 }
 
+/// A store of a builder; the builders are alike and share no trait.
+macro_rules! patient {
+    ($builder:expr, $retries:expr) => {
+        $builder.with_client_options(options()).with_retry($retries).with_http_connector(Patience).build()
+    };
+}
+
 /// The store that a URI's scheme and host name. Opens no connection.
 pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
     let url_text = url.as_str();
     Ok(match scheme {
         ObjectStoreScheme::Local => local(),
-        ObjectStoreScheme::AmazonS3 => Arc::new(
-            object_store::aws::AmazonS3Builder::from_env()
-                .with_url(url_text)
-                .with_client_options(options())
-                .with_retry(retries())
-                .with_http_connector(Patience)
-                .build()?,
-        ),
-        ObjectStoreScheme::GoogleCloudStorage => Arc::new(
-            object_store::gcp::GoogleCloudStorageBuilder::from_env()
-                .with_url(url_text)
-                .with_client_options(options())
-                .with_retry(retries())
-                .with_http_connector(Patience)
-                .build()?,
-        ),
-        ObjectStoreScheme::MicrosoftAzure => Arc::new(
-            object_store::azure::MicrosoftAzureBuilder::from_env()
-                .with_url(url_text)
-                .with_client_options(options())
-                .with_retry(retries())
-                .with_http_connector(Patience)
-                .build()?,
-        ),
+        ObjectStoreScheme::AmazonS3 => {
+            Arc::new(patient!(object_store::aws::AmazonS3Builder::from_env().with_url(url_text), retries())?)
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            Arc::new(patient!(object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(url_text), retries())?)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            Arc::new(patient!(object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url_text), retries())?)
+        }
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];
-            let build = |retries| {
-                let builder = object_store::http::HttpBuilder::new().with_url(root).with_client_options(options());
-                builder.with_retry(retries).with_http_connector(Patience).build()
-            };
+            let build = |retries| patient!(object_store::http::HttpBuilder::new().with_url(root), retries);
             // "This server cannot list" comes as 501, which counts as passing: few tries, so that it is told soon.
             let few = RetryConfig { max_retries: 4, ..retries() };
             Arc::new(WebServer { objects: build(retries())?, listing: build(few)? })

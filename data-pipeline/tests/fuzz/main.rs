@@ -127,15 +127,12 @@ fn pictures() -> Vec<Vec<u8>> {
 /// A tar of three samples, with a long name in each of the two ways.
 fn tars() -> Vec<Vec<u8>> {
     let member = |name: &str, kind: u8, content: &[u8]| {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        header[156] = kind;
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        header[148..156].copy_from_slice(b"        ");
-        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        let mut bytes = [&header[..], content].concat();
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_cksum();
+        let mut bytes = [&header.as_bytes()[..], content].concat();
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         bytes
     };

@@ -187,7 +187,7 @@ pub(super) fn run(
                 report.tally.plus(&tally);
             }
             // Other shards are none the worse for it.
-            Err(TrainerError::Store(error)) if is_damage(&error) => {
+            Err(TrainerError::Store(error)) if error.is_damage() => {
                 let (uri, problem) = (input.location.uri().to_owned(), error.to_string());
                 events.message(format!("left out: {problem}"));
                 report.bad.push(BadShard { uri, problem });
@@ -260,7 +260,7 @@ impl Work<'_> {
         for number in 0..catalog.row_groups.len() {
             let (batch, rows) = match self.runtime.block_on(catalog.read_whole(number)) {
                 Ok(whole) => whole,
-                Err(error) if is_damage(&error) && catalog.row_groups.len() > 1 => {
+                Err(error) if error.is_damage() && catalog.row_groups.len() > 1 => {
                     tally.lost += u64::from(catalog.row_groups[number].rows);
                     continue;
                 }
@@ -303,11 +303,6 @@ impl Work<'_> {
             "lost_rows": tally.lost, "settings": self.step.settings(),
         }))
     }
-}
-
-/// Whether an error tells of the data and not of the store.
-fn is_damage(error: &DataError) -> bool {
-    matches!(error, DataError::Parquet { .. } | DataError::Schema { .. } | DataError::Tar { .. })
 }
 
 /// Notes where two JSON values differ.

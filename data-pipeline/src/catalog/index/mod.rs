@@ -211,7 +211,7 @@ async fn index_shards(
     while let Some((shard, size, indexed)) = indexed.next().await {
         match indexed {
             Ok(indexed) => catalog.add(&shard, size, indexed),
-            Err(error @ (DataError::Parquet { .. } | DataError::Schema { .. } | DataError::Tar { .. })) => {
+            Err(error) if error.is_damage() => {
                 catalog.leave_out(&shard, &error);
                 first_error.get_or_insert(error);
             }

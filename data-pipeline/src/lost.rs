@@ -17,7 +17,7 @@ use crate::store::Location;
 
 /// A row group that was given up in one window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
+pub struct LostRowGroup {
     /// Name of the source.
     pub source: String,
     /// The window.
@@ -33,7 +33,7 @@ pub struct Loss {
     pub step: u64,
 }
 
-impl Loss {
+impl LostRowGroup {
     fn key(&self) -> Key {
         (self.source.clone(), self.window.clone(), self.row_group)
     }
@@ -46,15 +46,15 @@ impl Loss {
 
 type Key = (String, WindowId, usize);
 
-/// The losses of a run.
+/// The row groups that a run has lost.
 #[derive(Default)]
-pub struct Losses {
+pub struct LostRowGroups {
     place: Option<Location>,
-    known: Mutex<BTreeMap<Key, Loss>>,
+    known: Mutex<BTreeMap<Key, LostRowGroup>>,
 }
 
-impl Losses {
-    /// The losses that are written below `place`, where later ones go too.
+impl LostRowGroups {
+    /// Those that are written below `place`, where later ones go too.
     ///
     /// # Errors
     /// When they cannot be read: without them a step could not be computed again.
@@ -66,33 +66,33 @@ impl Losses {
                 problem: format!("a lost row group was recorded here, and cannot be read: {error}"),
                 advice: "Restore the file; without it the run cannot be continued with the same samples",
             };
-            let loss: Loss = serde_json::from_slice(&object.read().await?).map_err(broken)?;
-            known.insert(loss.key(), loss);
+            let found: LostRowGroup = serde_json::from_slice(&object.read().await?).map_err(broken)?;
+            known.insert(found.key(), found);
         }
         Ok(Self { place: Some(place.clone()), known: Mutex::new(known) })
     }
 
-    /// A loss that was recorded before.
-    pub fn find(&self, source: &str, window: &WindowId, row_group: usize) -> Option<Loss> {
+    /// One that was recorded before.
+    pub fn find(&self, source: &str, window: &WindowId, row_group: usize) -> Option<LostRowGroup> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&(source.to_owned(), window.clone(), row_group)).cloned()
     }
 
-    /// Writes a loss down; returns when it is durable. Of two launches that record the same one the first counts.
+    /// Writes one down; returns when it is durable. Of two launches that record the same one the first counts.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn record(&self, loss: Loss) -> Result<()> {
+    pub async fn record(&self, lost: LostRowGroup) -> Result<()> {
         if let Some(place) = &self.place {
-            let place = place.child(&loss.name());
-            let text = serde_json::to_vec_pretty(&loss).map_err(|error| DataError::Setting(error.to_string()))?;
+            let place = place.child(&lost.name());
+            let text = serde_json::to_vec_pretty(&lost).map_err(|error| DataError::Setting(error.to_string()))?;
             let create = PutOptions::from(PutMode::Create);
             match place.store.put_opts(&place.path, text.into(), create).await {
                 Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => (),
                 Err(error) => return Err(place.error("write", error)),
             }
         }
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(loss.key(), loss);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(lost.key(), lost);
         Ok(())
     }
 }
