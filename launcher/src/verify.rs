@@ -30,8 +30,6 @@ const SLICED: &[&str] = &[
     "checkpoint.every_s=null",
     "checkpoint.keep_last=2",
 ];
-/// Ranks of the launches of the run that is killed: the number changes at every restart.
-const KILLED: [usize; 4] = [2, 4, 1, 3];
 /// How often commits are looked for.
 const TICK: Duration = Duration::from_millis(5);
 /// Lines of a failed run that are shown.
@@ -142,11 +140,12 @@ impl Series<'_> {
     fn killed(&self) -> anyhow::Result<Vec<Row>> {
         let output = self.output("killed");
         let commits_of_all = 2 * self.args.steps.div_ceil(3) as usize;
-        let (last, before) = KILLED.split_last().context("invariant: there is a last launch")?;
+        let killed = &self.args.killed_ranks;
+        let (last, before) = killed.split_last().context("--killed-ranks is empty; expected a number of ranks for each launch")?;
         for (place, world_size) in before.iter().enumerate() {
             tell(&format!("{}, {world_size} ranks over MPI, to be killed", self.dtype));
             // At moments that are spread over both stages.
-            let commits = (place + 1) * commits_of_all / KILLED.len();
+            let commits = (place + 1) * commits_of_all / killed.len();
             let mut child = self.launch(&output, *world_size).spawn().context("cannot start blip2")?;
             let errors = child.stderr.take().map(|mut errors| {
                 // Read, so that a full pipe never stops the run.
@@ -158,7 +157,7 @@ impl Series<'_> {
         }
         tell(&format!("{}, {last} ranks over MPI, to its end", self.dtype));
         finish(self.launch(&output, *last))?;
-        self.rows(&output, "mpi", &KILLED)
+        self.rows(&output, "mpi", killed)
     }
 
     fn threads(&self, world_size: usize) -> anyhow::Result<Vec<Row>> {

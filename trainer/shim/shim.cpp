@@ -16,6 +16,7 @@
 #endif
 
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -135,6 +136,8 @@ int blip2_be_deterministic(char *error, size_t capacity) {
     __builtin_cpu_init();
     if (__builtin_cpu_is("intel")) setenv("MKL_CBWR", "AUTO", 0);
 #endif
+    // cuBLAS asks for it where results are to be the same in any number of streams.
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
     auto &context = at::globalContext();
     context.setDeterministicAlgorithms(true, false);
     // Memory is not filled with NaN: that helps to find reads of uninitialised memory and costs a pass over everything.
@@ -162,6 +165,19 @@ uint64_t blip2_memory_in_use() {
 #else
   return 0;
 #endif
+}
+
+// Bytes that tensors hold of a GPU's memory, now and at most since the last call with `restart`.
+int blip2_gpu_memory(int device, int restart, uint64_t *now, uint64_t *peak, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    auto *allocator = at::getDeviceAllocator(at::kCUDA);
+    const auto index = static_cast<c10::DeviceIndex>(device);
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    const auto stats = allocator->getDeviceStats(index).allocated_bytes[all];
+    *now = static_cast<uint64_t>(stats.current);
+    *peak = static_cast<uint64_t>(stats.peak);
+    if (restart) allocator->resetPeakStats(index);
+  });
 }
 
 // What results of this processor depend on: names and values, a line each.

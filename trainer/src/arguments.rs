@@ -44,7 +44,7 @@ pub enum Command {
     /// Read, check and write weights.
     #[command(subcommand)]
     Weights(WeightsCommand),
-    /// Time training steps of a model of middling size, with random weights and inputs.
+    /// Time training steps, with random weights and inputs.
     BenchStep(BenchStepArguments),
 }
 
@@ -54,6 +54,12 @@ pub struct BenchStepArguments {
     /// The stage, 1 or 2.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub stage: u8,
+    /// mid (sizes of its own), or a published size such as vitg_opt2.7b.
+    #[arg(long, default_value = "mid")]
+    pub preset: String,
+    /// cpu, or cuda for the first GPU.
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    pub device: String,
     /// Images per step, over all ranks.
     #[arg(long, default_value_t = 8)]
     pub batch: usize,
@@ -103,6 +109,9 @@ pub struct BenchStepArguments {
     /// Take every step with the exact reduction and with the library's all-reduce, in turns.
     #[arg(long)]
     pub compare_reductions: bool,
+    /// Wait for the device behind every part of a step, and time each; a step takes longer so.
+    #[arg(long)]
+    pub phases: bool,
 }
 
 /// `blip2-rank eval`

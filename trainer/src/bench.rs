@@ -1,29 +1,31 @@
-//! `blip2-rank bench-step`: whole training steps of a model of middling size, timed. Weights and inputs are random
-//! numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
+//! `blip2-rank bench-step`: whole training steps, timed, of a model of middling size or of a published one. Weights and inputs
+//! are random numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
 
 use std::cell::Cell;
 use std::time::Instant;
 
 use cluster::{Collective, Threads};
-use configs::{Overrides, Reduction, Run, Stage};
+use configs::{Dtype, LanguageModelSizes, Overrides, Reduction, Run, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::device;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
 use crate::losses::itc::Contrast;
-use crate::model::eva_vit::EvaVit;
+use crate::model::image_tower::ImageTower;
 use crate::model::language_tower::LanguageTower;
+use crate::model::tensors::Init;
 use crate::model::{Scope, Spec, Tensors, declare};
 use crate::optimizer::adamw;
 use crate::precision::{compute_kind, kind_of};
 use crate::slices::{SliceMap, Traffic};
 use crate::stage1::{Stage1, Text};
-use crate::stage2::Stage2;
+use crate::stage2::{Stage2, Words};
 use crate::state::State;
 use crate::step::{Losses, Slice, StepKey, Variant, draw_negatives, generative, representation_with};
-use crate::{TrainerError, memory};
+use crate::{TrainerError, memory, shim};
 
 /// Batches that are made before and used in turns.
 const BATCHES: u64 = 4;
@@ -33,6 +35,10 @@ const SHORTEST: u64 = 6;
 /// What is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// `mid`, or a published size such as `vitg_opt2.7b`.
+    pub preset: String,
+    /// Where everything is computed.
+    pub device: Device,
     /// 1 or 2.
     pub stage: usize,
     /// Images per step, over all ranks.
@@ -59,6 +65,8 @@ pub struct Options {
     pub recompute: bool,
     /// Times each step with the exact reduction and with the library's all-reduce, in turns.
     pub compare_reductions: bool,
+    /// Waits for the device behind every part of a step, and times each.
+    pub phases: bool,
 }
 
 /// Times of every step in seconds, losses, and what was measured.
@@ -74,6 +82,11 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
     let mut sides = kinds.iter().map(|kind| Side::new(&bench, ranks, *kind)).collect::<Result<Vec<_>, _>>()?;
     let [timed, before] = options.steps;
     for step in 0..(timed + before) as u64 {
+        if step == before as u64
+            && let Device::Cuda(number) = options.device
+        {
+            shim::gpu_memory(number, true)?;
+        }
         for side in &mut sides {
             side.step(&bench, step)?;
         }
@@ -81,13 +94,13 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
     let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
     let reports: Vec<Value> = sides.iter().map(|side| side.report(before)).collect();
     Ok(json!({
-        "schema_version": 1,
+        "schema_version": 1, "preset": options.preset, "device": device::name(options.device),
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
         "attention": options.attention, "dropout": options.dropout, "text_tokens": options.text_tokens,
         "fixed_text": options.fixed_text, "pad_to_limit": options.pad_to_limit,
         "project_once": options.project_once, "recompute": options.recompute, "world_size": ranks.world_size(),
         "threads": tch::get_num_threads(), "trained_parameters": bench.specs.iter().map(elements).sum::<i64>(),
-        "reductions": names, "sides": reports, "peak_memory_bytes": memory::of_process("VmHWM:"),
+        "reductions": names, "sides": reports, "peak_memory_bytes": peak_memory(options.device)?,
         "memory_bytes": memory_parts(before_models, &bench, &sides),
     }))
 }
@@ -121,7 +134,7 @@ pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerErro
         let encoder = &run.model.image_encoder;
         let row = encoder.num_tokens()
             * encoder.sizes().width
-            * compute_kind(encoder.dtype(), Device::Cpu).elt_size_in_bytes();
+            * compute_kind(encoder.dtype(), options.device).elt_size_in_bytes();
         Ok(json!({
             "world_size": world_size, "images_per_rank": options.batch / world_size,
             "negatives_bytes": most(|it| it.negatives),
@@ -134,17 +147,25 @@ pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerErro
     Ok(json!({ "schema_version": 1, "rows": rows }))
 }
 
+/// The most that the process held, or its tensors of a GPU's memory during the timed steps.
+fn peak_memory(device: Device) -> Result<Option<u64>, TrainerError> {
+    match device {
+        Device::Cuda(number) => Ok(Some(shim::gpu_memory(number, false)?.peak)),
+        _ => Ok(memory::of_process("VmHWM:")),
+    }
+}
+
 fn elements(spec: &Spec) -> i64 {
     spec.shape.iter().product()
 }
 
-/// The tiny preset with the sizes of the PyTorch program's `mid`.
+/// A published preset, or the tiny one with the sizes of the PyTorch program's `mid`.
 fn run_of(options: &Options) -> Result<Run, TrainerError> {
     let stage = |name: &str| {
         [("global_batch", options.batch), ("slices", options.slices)]
             .map(|(key, value)| format!("stages.{name}.{key}={value}"))
     };
-    let sizes = [
+    let mid = [
         "data.image_size=224",
         "model.image_encoder.image_size=224",
         "model.image_encoder.patch_size=14",
@@ -167,6 +188,7 @@ fn run_of(options: &Options) -> Result<Run, TrainerError> {
         "model.language_model.vocab_size=50272",
         "model.language_model.max_positions=2048",
     ];
+    let (preset, sizes) = if options.preset == "mid" { ("tiny", &mid[..]) } else { (options.preset.as_str(), &[][..]) };
     let formats =
         ["image_encoder", "qformer", "language_model"].map(|part| format!("model.{part}.dtype={}", options.dtype));
     let others = [
@@ -176,22 +198,54 @@ fn run_of(options: &Options) -> Result<Run, TrainerError> {
         format!("model.language_model.recompute={}", options.recompute),
         format!("model.qformer.max_text_tokens={}", options.text_tokens),
         format!("data.lanes={}", options.slices),
+        "cluster.nodes=1".to_owned(),
         "cluster.ranks_per_node=1".to_owned(),
+        "cluster.backend=single".to_owned(),
     ];
-    let sets = sizes.map(str::to_owned).into_iter().chain(formats).chain(others);
+    let sets = sizes.iter().map(|set| (*set).to_owned()).chain(formats).chain(others);
     let overrides = Overrides::new(sets.chain(stage("representation")).chain(stage("generative")));
-    let text = configs::preset("tiny").expect("invariant: tiny is a preset");
-    configs::load_str("tiny.yaml", text, &overrides).map_err(|error| TrainerError::Unsupported {
+    let text = configs::preset(preset).ok_or_else(|| TrainerError::Unsupported {
+        found: format!("--preset {}", options.preset),
+        expected: format!("mid, or one of {}", configs::PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")),
+    })?;
+    configs::load_str(preset, text, &overrides).map_err(|error| TrainerError::Unsupported {
         found: error.to_string(),
         expected: "options that make a run".into(),
     })
+}
+
+/// Random weights of a frozen tower. On a GPU they are drawn there: billions of numbers by one thread take minutes.
+fn random_tower(specs: &[Spec], dtype: Dtype, device: Device) -> Tensors {
+    let kind = compute_kind(dtype, device);
+    if device == Device::Cpu {
+        return Tensors::random(specs, 1, device).cast(kind_of(dtype)).cast(kind);
+    }
+    let tensor = |spec: &Spec| {
+        let shape = spec.shape.as_slice();
+        match spec.init {
+            Init::Normal(std) => Tensor::randn(shape, (kind, device)) * std,
+            Init::Uniform(bound) => (Tensor::rand(shape, (kind, device)) * 2.0 - 1.0) * bound,
+            Init::Constant(value) => Tensor::full(shape, value, (kind, device)),
+        }
+    };
+    let _generator = seeded(1);
+    specs.iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
+}
+
+/// The special tokens of a tokenizer, and how many words it knows.
+#[derive(Clone, Copy)]
+struct Marks {
+    first: Option<i64>,
+    last: i64,
+    pad: i64,
+    words: u64,
 }
 
 /// What all sides share.
 struct Bench<'a> {
     run: &'a Run,
     stage: &'a Stage,
-    tower: EvaVit,
+    tower: ImageTower,
     language_model: LanguageTower,
     specs: Vec<Spec>,
     /// Of the frozen towers.
@@ -204,14 +258,13 @@ impl<'a> Bench<'a> {
         let (encoder, kernel) = (&run.model.image_encoder, run.model.attention);
         let frozen_bytes = Cell::new(0);
         let frozen = |specs: &[Spec], dtype| {
-            let random = Tensors::random(specs, 1, Device::Cpu);
-            let tensors = random.cast(kind_of(dtype)).cast(compute_kind(dtype, Device::Cpu));
+            let tensors = random_tower(specs, dtype, options.device);
             let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
             frozen_bytes.set(frozen_bytes.get() + tensors.iter().map(|(_, tensor)| bytes(tensor) as u64).sum::<u64>());
             tensors
         };
         let build_tower =
-            |scope: &Scope<'_>| EvaVit::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
+            |scope: &Scope<'_>| ImageTower::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
         let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
         let sizes = run.model.language_model.sizes();
         let build_language_model = |scope: &Scope<'_>| LanguageTower::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
@@ -227,7 +280,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Pixels and captions of a slice of a step.
-    fn inputs(&self, step: u64, slice: usize) -> (Tensor, Text) {
+    fn inputs(&self, step: u64, slice: usize) -> (Tensor, Words) {
         let rng = |slice: usize| CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
         let (rows, limit) = (self.options.batch / self.options.slices, self.options.text_tokens);
         let lengths_of = |rng: &mut CounterRng| -> Vec<usize> {
@@ -241,27 +294,55 @@ impl<'a> Bench<'a> {
         let lengths = lengths_of(&mut rng);
         let side = self.run.data.image_size as i64;
         let generator = seeded(rng.next_u64().cast_signed());
-        let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, Device::Cpu));
+        let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, self.options.device));
         drop(generator);
-        // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
-        let (first, last, pad, words) =
-            if self.options.stage == 1 { (101, 102, 0, 30_521) } else { (2, 50_118, 1, 50_270) };
-        let mut ids = Vec::with_capacity(rows * padded);
-        for length in &lengths {
+        let sizes = self.run.model.language_model.sizes();
+        let words = match (self.options.stage, sizes) {
+            // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
+            (1, _) => self.text(&lengths, padded, Marks { first: Some(101), last: 102, pad: 0, words: 30_521 }, &mut rng).into(),
+            (_, LanguageModelSizes::Opt(_)) => {
+                self.text(&lengths, padded, Marks { first: Some(2), last: 50_118, pad: 1, words: 50_270 }, &mut rng).into()
+            }
+            // And a caption's beginning for T5's encoder, the rest for its decoder.
+            (_, LanguageModelSizes::T5(_)) => {
+                let marks = Marks { first: None, last: 1, pad: 0, words: 32_000 };
+                let cut = |length: &usize| match self.options.fixed_text {
+                    true => length / 4,
+                    false => 1 + rng.below(*length as u64 / 2) as usize,
+                };
+                let given: Vec<usize> = lengths.iter().map(cut).collect();
+                let said: Vec<usize> = lengths.iter().zip(&given).map(|(whole, given)| whole - given).collect();
+                let [given_most, said_most] =
+                    if self.options.fixed_text { [limit / 4, limit - limit / 4] } else { [limit / 2, padded] };
+                Words {
+                    input: Some(self.text(&given, given_most, marks, &mut rng)),
+                    text: self.text(&said, said_most, marks, &mut rng),
+                    prompt_tokens: 0,
+                }
+            }
+        };
+        (pixels, words)
+    }
+
+    /// Random words of these lengths with a tokenizer's marks, `padded` places for each.
+    fn text(&self, lengths: &[usize], padded: usize, marks: Marks, rng: &mut CounterRng) -> Text {
+        let mut ids = Vec::with_capacity(lengths.len() * padded);
+        for length in lengths {
             for place in 0..padded {
-                ids.push(match place {
-                    0 => first,
-                    _ if place + 1 == *length => last,
-                    _ if place < *length => 1000 + rng.below(words - 1000) as i64,
-                    _ => pad,
+                ids.push(match (place, marks.first) {
+                    (0, Some(first)) => first,
+                    _ if place + 1 == *length => marks.last,
+                    _ if place < *length => 1000 + rng.below(marks.words - 1000) as i64,
+                    _ => marks.pad,
                 });
             }
         }
-        let ids = Tensor::from_slice(&ids).view([rows as i64, padded as i64]);
+        let (rows, device) = (lengths.len() as i64, self.options.device);
+        let ids = Tensor::from_slice(&ids).view([rows, padded as i64]);
         let lengths = Tensor::from_slice(&lengths.iter().map(|length| *length as i64).collect::<Vec<_>>());
         let places = Tensor::arange(padded as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
         let mask = places.lt_tensor(&lengths.unsqueeze(1)).to_kind(Kind::Int64);
-        (pixels, Text { ids, mask })
+        Text { ids: ids.to_device(device), mask: mask.to_device(device) }
     }
 }
 
@@ -272,27 +353,40 @@ struct Side<'a> {
     seconds: Vec<f64>,
     cpu_seconds: Vec<f64>,
     losses: Vec<Vec<f64>>,
+    /// Of every step: image encoder, gradient, update.
+    phases: Vec<[f64; 3]>,
 }
 
 impl<'a> Side<'a> {
     fn new(bench: &Bench<'_>, ranks: &'a dyn Collective, reduction: Reduction) -> Result<Self, TrainerError> {
         let map = SliceMap::new(ranks, bench.options.slices, reduction)?;
-        let start = Tensors::random(&bench.specs, 1, Device::Cpu);
-        let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), Device::Cpu);
-        Ok(Self { map, state, seconds: Vec::new(), cpu_seconds: Vec::new(), losses: Vec::new() })
+        let device = bench.options.device;
+        let start = Tensors::random(&bench.specs, 1, device);
+        let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), device);
+        let (seconds, cpu_seconds, losses, phases) = Default::default();
+        Ok(Self { map, state, seconds, cpu_seconds, losses, phases })
     }
 
     fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
         let inputs: Vec<_> = self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect();
+        let device = bench.options.device;
+        device::wait_for(device);
         let (began, cpu) = (Instant::now(), cpu_seconds());
-        let slice = |(index, (pixels, text)): (usize, (Tensor, Text))| Slice {
+        let lap = || {
+            if bench.options.phases {
+                device::wait_for(device);
+            }
+            began.elapsed().as_secs_f64()
+        };
+        let slice = |(index, (pixels, words)): (usize, (Tensor, Words))| Slice {
             index,
             patches: no_grad(|| bench.tower.forward(&pixels)),
-            words: text.into(),
+            words,
             samples: Vec::new(),
             image_ids: None,
         };
         let slices: Vec<Slice> = inputs.into_iter().map(slice).collect();
+        let encoded = lap();
         let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
         let model = &bench.run.model;
         let (losses, gradient): (Losses, Tensor) = match bench.stage {
@@ -306,11 +400,15 @@ impl<'a> Side<'a> {
                 generative(&self.state, model, stage, &bench.language_model, &slices, &self.map, key)?
             }
         };
+        let differentiated = lap();
         let _norm = self.map.norm(&gradient)?;
         let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
         adamw(&mut self.state, &gradient, 1e-4, settings)?;
         self.map.share(&mut self.state.weights)?;
-        self.seconds.push(began.elapsed().as_secs_f64());
+        device::wait_for(device);
+        let whole = began.elapsed().as_secs_f64();
+        self.phases.push([encoded, differentiated - encoded, whole - differentiated]);
+        self.seconds.push(whole);
         self.cpu_seconds.push(cpu_seconds() - cpu);
         self.losses.push(losses.means(&self.map)?);
         Ok(())
@@ -321,6 +419,8 @@ impl<'a> Side<'a> {
             "step_seconds": self.seconds[before..],
             "step_cpu_seconds": self.cpu_seconds[before..],
             "losses": self.losses[before..],
+            "phase_names": ["image_encoder", "gradient", "update"],
+            "phase_seconds": self.phases[before..],
         })
     }
 }

@@ -68,6 +68,18 @@ pub enum TrainerError {
         /// What works, and what to do.
         expected: String,
     },
+    /// A GPU that a rank is to compute on is not there.
+    #[error(
+        "found {there} GPUs; expected one with the number {number} (GPU {number}), as each rank of a host computes on one of its \
+         own with `cluster.backend: nccl`. Start no more ranks than a host has GPUs (`cluster.ranks_per_node`), or take \
+         `cluster.backend: mpi` for processors; `blip2-rank self-check` says which libraries and GPUs are found"
+    )]
+    NoGpu {
+        /// Its number, from 0.
+        number: usize,
+        /// How many there are.
+        there: usize,
+    },
     /// Samples could not be read, or an object store could not do what was asked.
     #[error(transparent)]
     Store(#[from] data_pipeline::error::DataError),

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{Collective, gather_texts};
 use configs::{Reduction, Run};
+use tch::Device;
 
 use crate::TrainerError;
 use crate::events::Events;
-use crate::libraries::{torch_folder, torch_version};
+use crate::libraries::{self, torch_folder, torch_version};
 use crate::precision::compute_kind;
 use crate::shim;
 
@@ -19,18 +20,18 @@ pub type Facts = BTreeMap<String, String>;
 ///
 /// # Errors
 /// When libtorch does not answer.
-pub fn facts(run: &Run) -> Result<Facts, TrainerError> {
+pub fn facts(run: &Run, device: Device) -> Result<Facts, TrainerError> {
     let torch = torch_folder().map_or_else(|| "unknown".to_owned(), |folder| torch_version(&folder));
     let mut facts = shim::describe()?;
     facts.extend(
         [
             ("program_version", env!("CARGO_PKG_VERSION").to_owned()),
             ("libtorch", torch),
-            ("device", "cpu".to_owned()),
+            ("device", libraries::device_model(device)),
             ("processor", processor()),
             ("threads_per_rank", tch::get_num_threads().to_string()),
             ("image_decoder", data_pipeline::image::jpeg_decoder().to_owned()),
-            ("computes_in", format!("{:?}", compute_kind(run.model.qformer.dtype, tch::Device::Cpu)).to_lowercase()),
+            ("computes_in", format!("{:?}", compute_kind(run.model.qformer.dtype, device)).to_lowercase()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn facts_name_what_bits_depend_on() {
         let run = configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &configs::Overrides::default());
-        let facts = facts(&run.unwrap()).unwrap();
+        let facts = facts(&run.unwrap(), Device::Cpu).unwrap();
         for name in ["libtorch", "processor", "cpu_capability", "mkl", "onednn", "mkl_reproducibility", "image_decoder"]
         {
             assert!(facts.get(name).is_some_and(|value| !value.is_empty()), "{name} in {facts:?}");

@@ -14,6 +14,7 @@ pub mod batches;
 pub mod bench;
 pub mod capfilt;
 pub mod checkpoint;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod events;

@@ -1,7 +1,8 @@
 //! The libraries that are loaded at run time, so that one binary starts with and without them.
 //!
-//! With [`crate::shim`] the only file of this crate with `unsafe`: opening libtorch's CUDA part.
+//! With [`crate::shim`] the only file of this crate with `unsafe`: opening libtorch's CUDA part, and asking the driver for a GPU's name.
 
+use std::ffi::{CStr, c_char, c_int};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use cluster::{ClusterError, Collective, Nccl, nccl_rs};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
@@ -66,6 +68,32 @@ pub fn connect_gpus(ranks: Arc<dyn Collective>, local_rank: usize) -> Result<Arc
     let libraries =
         nccl.and_then(|nccl| Ok((nccl, nccl_rs::Cuda::load(&nccl_rs::cuda_candidates(None, torch.as_deref()))?)));
     Ok(Arc::new(Nccl::join(ranks, libraries, local_rank)?))
+}
+
+/// What a device is, such as `NVIDIA H100 80GB HBM3`; `cpu` for the processor, whose name is a fact of its own.
+pub fn device_model(device: Device) -> String {
+    match device {
+        Device::Cuda(number) => gpu_name(number).unwrap_or_else(|| "a GPU of an unknown name".to_owned()),
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// The driver's name for a GPU that this process sees.
+fn gpu_name(number: usize) -> Option<String> {
+    const BYTES: usize = 128;
+    let mut name = [0_u8; BYTES];
+    // SAFETY: libtorch's CUDA part has loaded and started this library already, where there is a GPU; the function has this
+    // type in every version of the driver and ends what it writes, within the given size, with 0.
+    let code = unsafe {
+        let driver = Library::open(Some("libcuda.so.1"), RTLD_NOW).ok()?;
+        let get_name: libloading::os::unix::Symbol<unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int> =
+            driver.get(b"cuDeviceGetName\0").ok()?;
+        let code = get_name(name.as_mut_ptr().cast(), BYTES as c_int, c_int::try_from(number).ok()?);
+        std::mem::forget(driver);
+        code
+    };
+    let text = CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy().into_owned();
+    (code == 0 && !text.is_empty()).then_some(text)
 }
 
 /// The folder whose `lib` holds the libtorch_cpu.so of this process.

@@ -17,8 +17,10 @@ use arguments::{
 use clap::Parser;
 use cluster::{ClusterError, Collective, Threads, Topology};
 use data_pipeline::synthetic::Split;
+use tch::Device;
 use trainer::TrainerError;
 use trainer::capfilt;
+use trainer::device;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
@@ -138,30 +140,31 @@ impl Job {
         tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };
+        let device = device::of_training(&run, self.topology.local_rank)?;
         match arguments.threads {
-            None if run.cluster.backend == configs::Backend::Nccl => {
+            None if run.cluster.backend == configs::Backend::Nccl && self.ranks.world_size() > 1 => {
                 let gpus = libraries::connect_gpus(Arc::clone(&self.ranks), self.topology.local_rank)?;
-                let outcome = trainer::train::train(&run, gpus.as_ref(), events);
+                let outcome = trainer::train::train(&run, gpus.as_ref(), device, events);
                 if outcome.is_err() {
                     // NCCL would wait for the other ranks while it is taken down; the job is ended instead.
                     std::mem::forget(gpus);
                 }
                 Ok(outcome?)
             }
-            None => Ok(trainer::train::train(&run, self.ranks.as_ref(), events)?),
-            Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, events),
+            None => Ok(trainer::train::train(&run, self.ranks.as_ref(), device, events)?),
+            Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, device, events),
             Some(_) => anyhow::bail!("--threads makes ranks inside one process; start one process, without mpirun"),
         }
     }
 }
 
-/// Trains with ranks that are threads. The first error is the answer; the ranks that waited for its rank only say so.
-fn train_on_threads(run: &configs::Run, threads: usize, events: Events) -> Result<()> {
+/// Trains with ranks that are threads and share one device. The first error is the answer; the ranks that waited for its rank only say so.
+fn train_on_threads(run: &configs::Run, threads: usize, device: Device, events: Events) -> Result<()> {
     std::thread::scope(|scope| {
         let train = |ranks: Threads| {
             move || {
                 let events = if ranks.rank() == 0 { events } else { Events::Silent };
-                trainer::train::train(run, &ranks, events)?;
+                trainer::train::train(run, &ranks, device, events)?;
                 Ok::<(), anyhow::Error>(ranks.finish()?)
             }
         };
@@ -184,6 +187,8 @@ fn is_ended(error: &anyhow::Error) -> bool {
 fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<()> {
     tch::set_num_threads(arguments.threads);
     let options = trainer::bench::Options {
+        preset: arguments.preset.clone(),
+        device: if arguments.device == "cuda" { device::gpu(0)? } else { Device::Cpu },
         stage: usize::from(arguments.stage),
         batch: arguments.batch,
         slices: arguments.slices.unwrap_or(ranks.world_size()),
@@ -197,6 +202,7 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
         project_once: !arguments.project_each_use,
         recompute: arguments.recompute,
         compare_reductions: arguments.compare_reductions,
+        phases: arguments.phases,
     };
     let report = match arguments.count_traffic {
         true => trainer::bench::traffic(&options, &[2, 4, 8])?,

@@ -27,6 +27,8 @@ pub struct Session<'a> {
     run: &'a Run,
     /// All ranks of the run.
     pub ranks: &'a dyn Collective,
+    /// Where this rank computes.
+    pub device: Device,
     /// What the launcher is told.
     pub events: Events,
     prefix: RunPrefix,
@@ -59,13 +61,19 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When the output cannot be written, or holds a run with another config.
-    pub fn begin(run: &'a Run, ranks: &'a dyn Collective, events: Events) -> Result<Self, TrainerError> {
-        let facts = facts::facts(run)?;
+    pub fn begin(
+        run: &'a Run,
+        ranks: &'a dyn Collective,
+        device: Device,
+        events: Events,
+    ) -> Result<Self, TrainerError> {
+        let facts = facts::facts(run, device)?;
         facts::agree(&facts, run.cluster.reduction, ranks, events)?;
         let prefix = RunPrefix::open(run.run.output.as_str())?;
         let frozen = BTreeMap::new();
         let restored = serde_json::Value::Null;
-        let mut session = Self { run, ranks, events, prefix, writer: None, resume: None, frozen, facts, restored };
+        let mut session =
+            Self { run, ranks, device, events, prefix, writer: None, resume: None, frozen, facts, restored };
         let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
         session.resume = session.shared_checkpoint(None)?;
         if let Some(found) = &session.resume {
@@ -145,15 +153,14 @@ impl<'a> Session<'a> {
         position: &StagePosition<'_>,
         specs: &[Spec],
         own_chunks: Range<usize>,
-        device: Device,
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
-        let mut start = Tensors::random(specs, seed, device);
+        let mut start = Tensors::random(specs, seed, self.device);
         if (position.index, position.step) == (1, 0) {
             self.start_with_files(&mut start)?;
         }
-        let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, device);
-        state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, device));
+        let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, self.device);
+        state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, self.device));
         if let Some(writer) = &mut self.writer {
             writer.last_commit = Instant::now();
         }
@@ -228,7 +235,7 @@ impl<'a> Session<'a> {
         if outcome.skipped > 0 {
             values.push(("skipped_updates".to_owned(), outcome.skipped as f64));
         }
-        values.extend(memory::metrics());
+        values.extend(memory::metrics(self.device));
         values.extend(feed::metrics(&totals));
         if let Some(rate) = images_per_s {
             values.push(("images_per_s".to_owned(), rate));

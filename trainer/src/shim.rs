@@ -16,6 +16,14 @@ unsafe extern "C" {
     fn blip2_is_deterministic() -> c_int;
     fn blip2_return_free_memory();
     fn blip2_memory_in_use() -> u64;
+    fn blip2_gpu_memory(
+        device: c_int,
+        restart: c_int,
+        now: *mut u64,
+        peak: *mut u64,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn blip2_describe(text: *mut c_char, capacity: usize) -> c_int;
     fn blip2_dropout(
         x: *mut c_void,
@@ -79,6 +87,29 @@ pub fn return_free_memory() {
 pub fn memory_in_use() -> u64 {
     // SAFETY: takes nothing and returns a number.
     unsafe { blip2_memory_in_use() }
+}
+
+/// Bytes that tensors hold of a GPU's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuMemory {
+    /// Now.
+    pub now: u64,
+    /// At most, since the peak was last restarted.
+    pub peak: u64,
+}
+
+/// What tensors hold of the memory of GPU `number`; `restart` lets the peak begin anew after that.
+///
+/// # Errors
+/// libtorch's own, as where its CUDA part is not loaded.
+pub fn gpu_memory(number: usize, restart: bool) -> Result<GpuMemory, TrainerError> {
+    let (mut now, mut peak) = (0, 0);
+    let number = c_int::try_from(number).unwrap_or(c_int::MAX);
+    checked("asking for the memory of a GPU", |error, capacity| {
+        // SAFETY: `now` and `peak` are written to during the call only; `error` points to `capacity` writable bytes.
+        unsafe { blip2_gpu_memory(number, c_int::from(restart), &raw mut now, &raw mut peak, error, capacity) }
+    })?;
+    Ok(GpuMemory { now, peak })
 }
 
 /// What results depend on besides the inputs, as libtorch tells it: names with values.

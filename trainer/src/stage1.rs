@@ -4,7 +4,7 @@
 //! `H` hidden width, `E` projected width.
 
 use configs::Model;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::itc::Features;
@@ -81,7 +81,7 @@ impl Stage1 {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
-        Self::computed_in(compute_kind(model.qformer.dtype, Device::Cpu), scope, model, training)
+        Self::computed_in(compute_kind(model.qformer.dtype, scope.device()), scope, model, training)
     }
 
     /// [`Self::new`], computing in the given type.

@@ -4,7 +4,7 @@
 //! language model, `W` its words.
 
 use configs::Model;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 use crate::losses::lm;
@@ -53,7 +53,7 @@ impl Stage2 {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
-        Self::computed_in(compute_kind(model.qformer.dtype, Device::Cpu), scope, model, training)
+        Self::computed_in(compute_kind(model.qformer.dtype, scope.device()), scope, model, training)
     }
 
     /// [`Self::new`], computing in the given type.

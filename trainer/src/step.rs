@@ -5,7 +5,7 @@
 use configs::{GenerativeStage, Model, RepresentationStage, Run, Stage};
 use data_pipeline::loader::Batch;
 use data_pipeline::rng::{CounterRng, Purpose};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 use crate::batches;
@@ -381,14 +381,14 @@ pub fn build_slices(
     let longest = |tokens: &Encoded| Tensor::from_slice(&tokens.longest().map(|length| length as i64));
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
     let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
-    let lengths = [most(0), most(1)];
+    let (lengths, device) = ([most(0), most(1)], towers.device);
     let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| Slice {
         index: *index,
-        patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, Device::Cpu)),
-        words: batches::words(tokens, lengths, Device::Cpu),
+        patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, device)),
+        words: batches::words(tokens, lengths, device),
         samples: batch.samples.clone(),
         image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
-            .then(|| batches::image_ids(batch, Device::Cpu)),
+            .then(|| batches::image_ids(batch, device)),
     };
     Ok(read.iter().map(slice).collect())
 }

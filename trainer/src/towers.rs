@@ -20,6 +20,8 @@ pub struct Towers {
     pub image_encoder: FrozenImageEncoder,
     /// Reads the soft prompt.
     pub language_model: FrozenLanguageModel,
+    /// Where they are.
+    pub device: Device,
     qformer_tokenizer: Tokenizer,
     language_tokenizer: Tokenizer,
     qformer_tokens: usize,
@@ -36,6 +38,7 @@ impl Towers {
         Ok(Self {
             image_encoder: load_image_encoder(run, device)?,
             language_model: load_language_model(run, device)?,
+            device,
             qformer_tokenizer: Tokenizer::for_qformer(&model.qformer)?,
             language_tokenizer: Tokenizer::for_language_model(&model.language_model)?,
             qformer_tokens: model.qformer.max_text_tokens,
@@ -114,7 +117,7 @@ pub fn build_towers(run: &Run, session: &mut Session<'_>) -> Result<Towers, Trai
         }
     }
     session.ranks.barrier()?;
-    let towers = Towers::load(run, Device::Cpu)?;
+    let towers = Towers::load(run, session.device)?;
     session.note_frozen(run.model.image_encoder.weights().uri.as_str(), towers.image_encoder.sha256())?;
     session.note_frozen(run.model.language_model.settings().weights.uri.as_str(), towers.language_model.sha256())?;
     Ok(towers)

@@ -21,8 +21,8 @@ use crate::{stage1::Stage1, stage2::Stage2};
 ///
 /// # Errors
 /// What stopped the run; the same call continues from the last checkpoint.
-pub fn train(run: &Run, ranks: &dyn Collective, events: Events) -> Result<(), TrainerError> {
-    let mut session = Session::begin(run, ranks, events)?;
+pub fn train(run: &Run, ranks: &dyn Collective, device: Device, events: Events) -> Result<(), TrainerError> {
+    let mut session = Session::begin(run, ranks, device, events)?;
     let towers = build_towers(run, &mut session)?;
     let sources = open_sources(run, &mut session)?;
     for position in session.stages_left() {
@@ -41,7 +41,7 @@ fn train_stage(
 ) -> Result<(), TrainerError> {
     let (stage, ranks) = (at.stage, session.ranks);
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
-    let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks(), Device::Cpu)?;
+    let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks())?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
     announce(session, stage, state.num_parameters());

@@ -32,7 +32,7 @@ fn scores_equal_hugging_face() {
     for spec in Stage1::specs(&run.model).unwrap() {
         if weights.get(&spec.name).is_none() {
             assert!(spec.name == "temp" || spec.name.starts_with("cls.predictions."), "{} is missing", spec.name);
-            let absent = Tensor::zeros(spec.shape.as_slice(), (Kind::Float, tch::Device::Cpu));
+            let absent = Tensor::zeros(spec.shape.as_slice(), (Kind::Float, reference::device()));
             weights.insert(spec.name, absent);
         }
     }

@@ -193,6 +193,9 @@ pub struct VerifyExactnessArgs {
     /// Number formats that are computed in.
     #[arg(long = "dtype", value_name = "NAME,…", value_delimiter = ',', default_value = "bf16,f32")]
     pub dtypes: Vec<String>,
+    /// Ranks of the launches of the run that is killed: each launch but the last is killed at some moment.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "2,4,1,3")]
+    pub killed_ranks: Vec<usize>,
     /// Leave out the run that is killed and goes on with other numbers of ranks.
     #[arg(long)]
     pub no_kills: bool,

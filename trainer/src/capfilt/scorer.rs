@@ -78,8 +78,9 @@ impl Scorer {
                     .into(),
             });
         }
-        let encoder = load_image_encoder(&run, Device::Cpu)?;
-        let stage1 = Stage1::new(&trained(&found).scope(""), &run.model, false)?;
+        let device = Device::Cpu;
+        let encoder = load_image_encoder(&run, device)?;
+        let stage1 = Stage1::new(&trained(&found, device).scope(""), &run.model, false)?;
         let kind = if request.by_match { "itm" } else { "itc" };
         Ok(Self {
             facts: json!({

@@ -141,7 +141,8 @@ pub fn write(
     events.send(&Event::Phase { name: "evaluate".into(), what, steps });
     let mut captions = Vec::new();
     for (step, rows) in rows.iter().enumerate() {
-        let patches = loaded.towers.image_encoder.forward(&pixels.index_select(0, rows));
+        let pixels = pixels.index_select(0, rows).to_device(loaded.towers.device);
+        let patches = loaded.towers.image_encoder.forward(&pixels);
         let keys: Vec<u64> = (0..patches.size()[0].unsigned_abs()).collect();
         captions.extend(speaker.write(&patches, &keys));
         let losses = serde_json::Map::new();

@@ -15,6 +15,7 @@ use tch::{Device, Tensor};
 
 use crate::TrainerError;
 use crate::checkpoint::{Found, NamedArray, RunPrefix, open_checkpoint};
+use crate::device;
 use crate::events::Events;
 use crate::model::tensors::Tensors;
 use crate::towers::Towers;
@@ -55,8 +56,9 @@ impl Loaded {
     /// When one of them is missing or damaged.
     pub fn open(checkpoint: &str, stage: Option<&str>) -> Result<Self, TrainerError> {
         let (run, found) = checkpoint_of(checkpoint, stage)?;
-        let weights = trained(&found);
-        let mut towers = Towers::load(&run, Device::Cpu)?;
+        let device = device::of_use(&run);
+        let weights = trained(&found, device);
+        let mut towers = Towers::load(&run, device)?;
         towers.language_model = towers.language_model.for_writing();
         Ok(Self { run, found, weights, towers })
     }
@@ -83,10 +85,10 @@ impl Loaded {
 }
 
 /// The trained weights of a checkpoint by name.
-pub(crate) fn trained(found: &Found) -> Tensors {
+pub(crate) fn trained(found: &Found, device: Device) -> Tensors {
     let tensor = |array: &NamedArray| {
         let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
-        (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()))
+        (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()).to_device(device))
     };
     found.snapshot.trainable.iter().map(tensor).collect()
 }

@@ -23,18 +23,21 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
     no_grad(|| {
         let stage1 = Stage1::new(&loaded.weights.scope(""), &loaded.run.model, false)?;
         let tokens = loaded.towers.encode_for_qformer(&scenes.captions);
-        let text = batches::text(&tokens, tokens.longest(), Device::Cpu);
+        let text = batches::text(&tokens, tokens.longest(), loaded.towers.device);
         let n = scenes.len() as i64;
         let k = CANDIDATES.min(n);
         let steps = 2 * rerank_steps(n, k);
         let what = format!("scoring {n} images and captions");
         events.send(&Event::Phase { name: "evaluate".into(), what, steps });
-        let patches = in_batches(n, |rows| loaded.towers.image_encoder.forward(&scenes.pixels.index_select(0, rows)));
+        let device = loaded.towers.device;
+        let pixels = |rows: &Tensor| scenes.pixels.index_select(0, rows).to_device(device);
+        // Pixels are kept by the processor, as row numbers are.
+        let patches = in_batches(n, |rows| loaded.towers.image_encoder.forward(&pixels(rows)));
         let image = in_batches(n, |rows| {
-            let patches = patches.index_select(0, rows);
+            let patches = patches.index_select(0, &rows.to_device(device));
             stage1.encode_image(&stage1.key_values(&patches), rows.size()[0])
         });
-        let words = in_batches(n, |rows| stage1.encode_text(&text.rows(rows)));
+        let words = in_batches(n, |rows| stage1.encode_text(&text.rows(&rows.to_device(device))));
         let cosine = best_query(&image, &words);
         let judge = Judge { stage1: &stage1, patches: &patches, text: &text, cosine: &cosine };
         let (texts_of_image, images_of_text) =
@@ -87,7 +90,7 @@ impl Judge<'_> {
         let cosine = if side == Side::Image { self.cosine.shallow_clone() } else { self.cosine.transpose(0, 1) };
         let n = cosine.size()[0];
         let (best, candidates) = cosine.topk(k, 1, true, true);
-        let own = Tensor::arange(n, (Kind::Int64, Device::Cpu)).unsqueeze(1).expand([n, k], false).reshape([-1]);
+        let own = Tensor::arange(n, (Kind::Int64, cosine.device())).unsqueeze(1).expand([n, k], false).reshape([-1]);
         let other = candidates.reshape([-1]);
         let (images, texts) = if side == Side::Image { (&own, &other) } else { (&other, &own) };
         let mut logits = Vec::new();
@@ -105,7 +108,7 @@ impl Judge<'_> {
         }
         let scores = Tensor::cat(&logits, 0).view([n, k]) + best;
         // LAVIS fills with -100.
-        Tensor::full([n, n], -100.0, (Kind::Float, Device::Cpu)).scatter(1, &candidates, &scores)
+        Tensor::full([n, n], -100.0, (Kind::Float, scores.device())).scatter(1, &candidates, &scores)
     }
 }
 

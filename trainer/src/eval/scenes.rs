@@ -8,7 +8,7 @@ use data_pipeline::catalog::Catalog;
 use data_pipeline::image::{DecodeLimits, decode};
 use data_pipeline::store::Location;
 use data_pipeline::synthetic::Scene;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::Request;
 use crate::TrainerError;
@@ -69,7 +69,7 @@ impl HeldOut {
             }
         }
         let side = image_size as i64;
-        let pixels = Tensor::from_slice(&values).view([scenes.len() as i64, 3, side, side]).to_device(Device::Cpu);
+        let pixels = Tensor::from_slice(&values).view([scenes.len() as i64, 3, side, side]);
         Ok(Self { pixels, files, captions, scenes })
     }
 

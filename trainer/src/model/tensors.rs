@@ -162,6 +162,14 @@ impl Scope<'_> {
         Self { compute: Some(kind), ..self.clone() }
     }
 
+    /// Where the weights are; a list of what a model needs is nowhere, and counts as the processor's.
+    pub fn device(&self) -> Device {
+        match self.source {
+            Source::Given(tensors) => tensors.iter().next().map_or(Device::Cpu, |(_, tensor)| tensor.device()),
+            Source::Declared(_) => Device::Cpu,
+        }
+    }
+
     /// The weight called `name`, in the type to compute with.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod language_models;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use configs::{Overrides, Run};
 use serde_json::Value;
@@ -15,6 +16,21 @@ use trainer::model::{Spec, Tensors};
 use trainer::state::State;
 use trainer::weight_names::{joined_bias, lavis_to_hf};
 
+/// Where everything is computed: the processor, or the first GPU where `BLIP2_TEST_DEVICE` is `cuda`.
+pub fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    *DEVICE.get_or_init(|| match std::env::var("BLIP2_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::Cpu,
+        Ok("cuda") => {
+            let library = trainer::libraries::load_cuda();
+            let gpu = trainer::device::gpu(0).unwrap_or_else(|error| panic!("{error}; {library:?}"));
+            trainer::shim::be_deterministic().unwrap();
+            gpu
+        }
+        Ok(other) => panic!("BLIP2_TEST_DEVICE is {other}; expected cpu or cuda"),
+    })
+}
+
 /// A folder of the reference's inputs and results.
 pub struct Fixture {
     folder: PathBuf,
@@ -23,6 +39,8 @@ pub struct Fixture {
 impl Fixture {
     /// The fixture, or nothing and a loud line when it is absent.
     pub fn open(name: &str) -> Option<Self> {
+        // Before anything of libtorch: it looks for its CUDA part once.
+        device();
         let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
         let folder = std::env::var_os("BLIP2_FIXTURES").map_or(default, PathBuf::from).join(name);
         if !folder.is_dir() {
@@ -44,7 +62,8 @@ impl Fixture {
 
     /// A safetensors file of it.
     pub fn tensors(&self, file: &str) -> Tensors {
-        Tensor::read_safetensors(self.folder.join(file)).unwrap().into_iter().collect()
+        let read = Tensor::read_safetensors(self.folder.join(file)).unwrap().into_iter();
+        read.map(|(name, tensor)| (name, tensor.to_device(device()))).collect()
     }
 
     /// A file of parameters or gradients, under public names.
@@ -155,7 +174,8 @@ pub fn assert_gradients_within(tolerance: f64, state: &State, gradient: &Tensor,
 
 /// A training state that holds the reference's weights, and moments of the `own` chunks.
 pub fn state_of(specs: &[Spec], weights: &Tensors, chunks: usize, own: Range<usize>) -> State {
-    let mut state = State::new(specs, &Tensors::random(specs, 0, Device::Cpu), chunks, own, Device::Cpu);
+    let device = device();
+    let mut state = State::new(specs, &Tensors::random(specs, 0, device), chunks, own, device);
     for spec in specs {
         assert!(state.set(&spec.name, weights.get(&spec.name).unwrap_or_else(|| panic!("{} is missing", spec.name))));
     }
