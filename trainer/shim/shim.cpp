@@ -25,6 +25,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
 namespace {
 
@@ -165,6 +166,22 @@ uint64_t blip2_memory_in_use() {
 #else
   return 0;
 #endif
+}
+
+// Begins to note every operation, and every kernel of a GPU.
+int blip2_begin_trace(char *error, size_t capacity) {
+  return guarded(error, capacity, [] {
+    using namespace torch::profiler::impl;
+    const ProfilerConfig config(ProfilerState::KINETO);
+    const std::set<ActivityType> activities{ActivityType::CPU, ActivityType::CUDA};
+    torch::autograd::profiler::prepareProfiler(config, activities);
+    torch::autograd::profiler::enableProfiler(config, activities, {at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION});
+  });
+}
+
+// Writes what was noted to a file that chrome://tracing and Perfetto read.
+int blip2_end_trace(const char *path, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] { torch::autograd::profiler::disableProfiler()->save(path); });
 }
 
 // Bytes that tensors hold of a GPU's memory, now and at most since the last call with `restart`.

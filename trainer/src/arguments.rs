@@ -112,6 +112,9 @@ pub struct BenchStepArguments {
     /// Wait for the device behind every part of a step, and time each; a step takes longer so.
     #[arg(long)]
     pub phases: bool,
+    /// Take one more step and write what it does, operation by operation, for Perfetto or chrome://tracing.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// `blip2-rank eval`

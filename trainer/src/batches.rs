@@ -1,8 +1,9 @@
 //! Batches on a device.
 
 use data_pipeline::loader::Batch;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
+use crate::device::upload;
 use crate::model::tensors::fnv1a;
 use crate::stage1::Text;
 use crate::stage2::Words;
@@ -14,19 +15,19 @@ use crate::text::{Encoded, TextBatch};
 /// Result: `[b, 3, S, S]`, f32.
 pub fn pixels(batch: &Batch, image_size: usize, device: Device) -> Tensor {
     let side = image_size as i64;
-    Tensor::from_slice(&batch.images).view([batch.len() as i64, 3, side, side]).to_device(device)
+    upload(&Tensor::from_slice(&batch.images).view([batch.len() as i64, 3, side, side]), device)
 }
 
-/// Token ids on a device, without the columns that only hold padding in every text of the global batch.
+/// Token ids on a device, and their mask on the processor, without the columns that only hold padding in every text of the global batch.
 ///
 /// # Shapes
 /// `length`: the longest text of the global batch; result: `[b, length]`.
 pub fn text(tokens: &TextBatch, length: usize, device: Device) -> Text {
     let tensor = |values: &[i64]| {
         let all = Tensor::from_slice(values).view([tokens.rows as i64, tokens.len as i64]);
-        all.narrow(1, 0, length as i64).contiguous().to_device(device)
+        all.narrow(1, 0, length as i64).contiguous()
     };
-    Text { ids: tensor(&tokens.ids), mask: tensor(&tokens.mask).to_kind(Kind::Int64) }
+    Text { ids: upload(&tensor(&tokens.ids), device), mask: tensor(&tokens.mask) }
 }
 
 /// What a stage's model is given of the captions of a slice, on a device.
@@ -49,5 +50,5 @@ pub fn image_ids(batch: &Batch, device: Device) -> Tensor {
         key => fnv1a(std::iter::repeat_n(0xff, *source).chain(key.bytes())).cast_signed(),
     };
     let ids: Vec<i64> = batch.keys.iter().zip(&batch.samples).zip(&batch.sources).map(id).collect();
-    Tensor::from_slice(&ids).to_device(device)
+    upload(&Tensor::from_slice(&ids), device)
 }

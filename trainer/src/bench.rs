@@ -2,6 +2,7 @@
 //! are random numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cluster::{Collective, Threads};
@@ -67,6 +68,8 @@ pub struct Options {
     pub compare_reductions: bool,
     /// Waits for the device behind every part of a step, and times each.
     pub phases: bool,
+    /// Where to write what one more step does, operation by operation.
+    pub trace: Option<PathBuf>,
 }
 
 /// Times of every step in seconds, losses, and what was measured.
@@ -91,8 +94,15 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
             side.step(&bench, step)?;
         }
     }
+    if let Some(path) = &options.trace {
+        shim::traced(path, || {
+            sides[0].step(&bench, (timed + before) as u64)?;
+            device::wait_for(options.device);
+            Ok(())
+        })?;
+    }
     let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    let reports: Vec<Value> = sides.iter().map(|side| side.report(before)).collect();
+    let reports: Vec<Value> = sides.iter().map(|side| side.report(options.steps)).collect();
     Ok(json!({
         "schema_version": 1, "preset": options.preset, "device": device::name(options.device),
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
@@ -342,7 +352,7 @@ impl<'a> Bench<'a> {
         let lengths = Tensor::from_slice(&lengths.iter().map(|length| *length as i64).collect::<Vec<_>>());
         let places = Tensor::arange(padded as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
         let mask = places.lt_tensor(&lengths.unsqueeze(1)).to_kind(Kind::Int64);
-        Text { ids: ids.to_device(device), mask: mask.to_device(device) }
+        Text { ids: ids.to_device(device), mask }
     }
 }
 
@@ -414,13 +424,13 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    fn report(&self, before: usize) -> Value {
+    fn report(&self, [timed, before]: [usize; 2]) -> Value {
         json!({
-            "step_seconds": self.seconds[before..],
-            "step_cpu_seconds": self.cpu_seconds[before..],
-            "losses": self.losses[before..],
+            "step_seconds": self.seconds[before..before + timed],
+            "step_cpu_seconds": self.cpu_seconds[before..before + timed],
+            "losses": self.losses[before..before + timed],
             "phase_names": ["image_encoder", "gradient", "update"],
-            "phase_seconds": self.phases[before..],
+            "phase_seconds": self.phases[before..before + timed],
         })
     }
 }

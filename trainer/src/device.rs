@@ -1,7 +1,7 @@
 //! Where a rank computes: on the processor, or on a GPU.
 
 use configs::{Backend, Run};
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Tensor};
 
 use crate::TrainerError;
 
@@ -41,6 +41,12 @@ pub fn wait_for(device: Device) {
     if let Device::Cuda(number) = device {
         Cuda::synchronize(number as i64);
     }
+}
+
+/// A copy on a device, made without waiting for what the device was given before. Small tensors of the processor are kept
+/// for it by the driver.
+pub fn upload(x: &Tensor, device: Device) -> Tensor {
+    x.to_device_(device, x.kind(), true, false)
 }
 
 /// Text for reports: `cpu`, or `cuda:` with a number.

@@ -203,6 +203,7 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
         recompute: arguments.recompute,
         compare_reductions: arguments.compare_reductions,
         phases: arguments.phases,
+        trace: arguments.trace.clone(),
     };
     let report = match arguments.count_traffic {
         true => trainer::bench::traffic(&options, &[2, 4, 8])?,

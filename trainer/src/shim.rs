@@ -3,7 +3,8 @@
 //! With [`crate::libraries`] the only file of this crate with `unsafe`: calls of those functions.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
 
 use tch::Tensor;
 
@@ -16,6 +17,8 @@ unsafe extern "C" {
     fn blip2_is_deterministic() -> c_int;
     fn blip2_return_free_memory();
     fn blip2_memory_in_use() -> u64;
+    fn blip2_begin_trace(error: *mut c_char, capacity: usize) -> c_int;
+    fn blip2_end_trace(path: *const c_char, error: *mut c_char, capacity: usize) -> c_int;
     fn blip2_gpu_memory(
         device: c_int,
         restart: c_int,
@@ -87,6 +90,24 @@ pub fn return_free_memory() {
 pub fn memory_in_use() -> u64 {
     // SAFETY: takes nothing and returns a number.
     unsafe { blip2_memory_in_use() }
+}
+
+/// Notes every operation that `work` makes on this thread and in backward passes, with a GPU's kernels, and writes them to a
+/// file that Perfetto and chrome://tracing read.
+///
+/// # Errors
+/// Those of `work`, and libtorch's own, as when the file cannot be written.
+pub fn traced<T>(path: &Path, work: impl FnOnce() -> Result<T, TrainerError>) -> Result<T, TrainerError> {
+    let file = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| TrainerError::Unsupported {
+        found: format!("--trace {}", path.display()),
+        expected: "a path without a byte 0".into(),
+    })?;
+    // SAFETY: `error` points to `capacity` writable bytes.
+    checked("beginning a trace", |error, capacity| unsafe { blip2_begin_trace(error, capacity) })?;
+    let outcome = work();
+    // SAFETY: `file` ends with 0 and lives during the call; `error` points to `capacity` writable bytes.
+    checked("writing a trace", |error, capacity| unsafe { blip2_end_trace(file.as_ptr(), error, capacity) })?;
+    outcome
 }
 
 /// Bytes that tensors hold of a GPU's memory.

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use cluster::Collective;
 use configs::Reduction;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use sum::SliceSum;
 pub use traffic::Traffic;
@@ -26,7 +26,7 @@ use crate::TrainerError;
 /// Elements of a flat space that ranks exchange at once: bounds the memory of a sum.
 const BLOCK: i64 = 1 << 22;
 
-/// Elements whose squares are summed at once.
+/// Elements whose squares a processor sums at once.
 const NORM_BLOCK: i64 = 1 << 18;
 
 /// The slices of a stage and the ranks that share them.
@@ -189,10 +189,12 @@ impl<'a> SliceMap<'a> {
     /// # Errors
     /// When ranks cannot talk.
     pub fn norm(&self, part: &Tensor) -> Result<f64, TrainerError> {
-        // Block by block, which stays in the processor's cache. No dot product: MKL's bits depend on addresses.
+        // Block by block, which stays in a processor's cache; a GPU takes a chunk at once. No dot product: MKL's bits depend on
+        // addresses.
         let square = |chunk: &Tensor| {
+            let block = if chunk.device() == Device::Cpu { NORM_BLOCK } else { chunk.size()[0].max(1) };
             let blocks: Vec<Tensor> =
-                chunk.split(NORM_BLOCK, 0).iter().map(|block| block.square().sum(Kind::Float)).collect();
+                chunk.split(block, 0).iter().map(|block| block.square().sum(Kind::Float)).collect();
             Tensor::stack(&blocks, 0).sum(Kind::Double)
         };
         let own: Vec<Tensor> = part.chunk(self.chunks().len() as i64, 0).iter().map(square).collect();

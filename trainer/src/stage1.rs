@@ -7,6 +7,7 @@ use configs::Model;
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
+use crate::device::upload;
 use crate::losses::itc::Features;
 use crate::losses::{itm, lm};
 use crate::model::layers::{LayerNorm, Linear};
@@ -41,7 +42,8 @@ struct CaptionHead {
 pub struct Text {
     /// `[b, T]`.
     pub ids: Tensor,
-    /// `[b, T]`, 1 for tokens and 0 for padding.
+    /// `[b, T]`, 1 for tokens and 0 for padding. On the processor, where rows are laid out without waiting for a device; on
+    /// another one it is fetched for that.
     pub mask: Tensor,
 }
 
@@ -51,7 +53,8 @@ impl Text {
     /// # Shapes
     /// `rows`: `[n]`; result: `[n, T]`.
     pub fn rows(&self, rows: &Tensor) -> Self {
-        Self { ids: self.ids.index_select(0, rows), mask: self.mask.index_select(0, rows) }
+        let of = |x: &Tensor| x.index_select(0, &upload(rows, x.device()));
+        Self { ids: of(&self.ids), mask: of(&self.mask) }
     }
 }
 
@@ -193,7 +196,7 @@ impl Stage1 {
         let start = text.ids.narrow(1, 0, 1).full_like(decoder_start);
         // The last token of a text predicts nothing, and no other one sees it.
         let ids = Tensor::cat(&[start, text.ids.narrow(1, 1, length - 2)], 1);
-        let layout = Layout::texts(&text.mask.narrow(1, 1, length - 1), 0);
+        let layout = Layout::texts(&text.mask.narrow(1, 1, length - 1), 0, text.ids.device());
         let labels = layout.words(&text.ids.narrow(1, 1, length - 1), lm::IGNORED);
         let hidden = self.qformer.grounded(&ids, &layout, &encoded.queries.cache);
         lm::next_word(&self.word_logits(&hidden), &labels, label_smoothing)

@@ -7,6 +7,7 @@ use configs::Model;
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
+use crate::device::upload;
 use crate::losses::lm;
 use crate::model::language_tower::LanguageTower;
 use crate::model::layers::{LayerNorm, Linear};
@@ -130,15 +131,15 @@ impl Stage2 {
         let words = language_model.embed_tokens(&input.ids);
         let prefix = self.prefix(patches).to_kind(words.kind());
         let seen = Tensor::ones([prefix.size()[0], prefix.size()[1]], (input.mask.kind(), input.mask.device()));
-        let mask = Tensor::cat(&[&seen, &input.mask], 1);
-        let encoded = language_model.encode(&Tensor::cat(&[prefix, words], 1), &mask);
+        let mask = upload(&Tensor::cat(&[&seen, &input.mask], 1), prefix.device());
+        let encoded = language_model.encode(&Tensor::cat(&[&prefix, &words], 1), &mask);
         // The decoder is given what it has said so far, behind T5's start token, which is the one it pads with.
         let length = output.ids.size()[1];
         let start = output.ids.narrow(1, 0, 1).full_like(T5_PAD);
         let said = Tensor::cat(&[start, output.ids.narrow(1, 0, length - 1)], 1);
         let hidden = language_model.decode(&language_model.embed_tokens(&said), &encoded, &mask);
-        let labels = output.ids.masked_fill(&output.mask.eq(0), lm::IGNORED).reshape([-1]);
-        let (hidden, labels) = lm::labelled(&hidden.flatten(0, 1), &labels);
+        let places = lm::labelled(&output.mask, 0, prefix.device());
+        let [hidden, labels] = [hidden.flatten(0, 1), output.ids.flatten(0, 1)].map(|x| x.index_select(0, &places));
         lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
     }
 
@@ -159,13 +160,10 @@ impl Stage2 {
         let prefix = self.prefix(patches).to_kind(words.kind());
         let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
         // Right padding: the causal order alone keeps padding from every labelled position.
-        let labels = text.ids.masked_fill(&text.mask.eq(0), lm::IGNORED);
-        if prompt_tokens > 0 {
-            let _filled = labels.narrow(1, 0, prompt_tokens.min(length)).fill_(lm::IGNORED);
-        }
+        let places = lm::labelled(&text.mask, prompt_tokens, prefix.device());
+        let labels = text.ids.flatten(0, 1).index_select(0, &places);
         let loss = |hidden: &Tensor| {
-            let hidden = hidden.narrow(1, queries - 1, length).flatten(0, 1);
-            let (hidden, labels) = lm::labelled(&hidden, &labels.reshape([-1]));
+            let hidden = hidden.narrow(1, queries - 1, length).flatten(0, 1).index_select(0, &places);
             lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
         };
         let inputs = Tensor::cat(&[prefix, words], 1);

@@ -147,7 +147,7 @@ pub fn representation_with(
         let Some(slice) = slices.get(round) else { continue };
         let negatives = draws.as_ref().zip(drawn).map(|(draws, patches)| NegativeRows {
             patches,
-            text: global.text.rows(&Tensor::from_slice(&draws.own[round].texts).to_device(slice.patches.device())),
+            text: global.text.rows(&Tensor::from_slice(&draws.own[round].texts)),
         });
         let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
         let (terms, total) = step.losses(slice, &passes, &global, negatives.as_ref());

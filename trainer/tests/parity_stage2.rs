@@ -8,7 +8,7 @@ mod reference;
 use cluster::Single;
 use configs::{LanguageModel, Run, Stage};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use trainer::model::Tensors;
 use trainer::model::language_tower::LanguageTower;
 use trainer::model::opt::Opt;
@@ -24,8 +24,11 @@ use reference::{
 };
 
 /// T5 does not scale its scores, so rounding shows more: the recorded gradients differ from those computed in f64 by up to
-/// 4.2e-5, and transformers on another processor differs from the record by 1.8e-5 (docs/parity.md).
-const T5_GRADIENT: f64 = 5e-5;
+/// 4.2e-5, and transformers on another processor differs from the record by 1.8e-5 (docs/parity.md). An H100 differed from it
+/// by 5.3e-5.
+fn t5_gradient() -> f64 {
+    if reference::device() == Device::Cpu { 5e-5 } else { 1e-4 }
+}
 
 /// The text behind the queries' places, of a sequence that begins with those.
 fn behind_queries(ids: &Tensor, mask: &Tensor, queries: i64) -> Text {
@@ -77,7 +80,7 @@ fn t5_equals_lavis() {
     assert_loss_and_gradients(
         &run,
         &weights,
-        (&expected["cases"]["prefix"]["loss"], &gradients, T5_GRADIENT),
+        (&expected["cases"]["prefix"]["loss"], &gradients, t5_gradient()),
         |stage2| stage2.encoder_decoder_loss(&t5, &patches, [&input, &output], 0.0),
     );
 }
@@ -95,7 +98,7 @@ fn t5_equals_hugging_face() {
     let input = behind_queries(io("input_ids"), io("attention_mask"), queries);
     let output = text_of_labels(io("labels"));
     let gradients = fixture.tensors("grads.safetensors");
-    assert_loss_and_gradients(&run, &weights, (&expected["loss"], &gradients, T5_GRADIENT), |stage2| {
+    assert_loss_and_gradients(&run, &weights, (&expected["loss"], &gradients, t5_gradient()), |stage2| {
         stage2.encoder_decoder_loss(&t5, &patches, [&input, &output], 0.0)
     });
 }

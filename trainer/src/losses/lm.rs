@@ -1,17 +1,21 @@
 //! Next-word prediction: image-grounded generation of stage 1 (label smoothing 0.1) and the language model of stage 2.
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::device::upload;
 
 /// The label of a position that does not count.
 pub const IGNORED: i64 = -100;
 
-/// The positions that have a label, so that words are scored there only.
+/// Where a text has labels: at all its tokens behind the first `unlabelled`, so that words are scored there only.
 ///
 /// # Shapes
-/// `hidden`: `[n, D]`; `labels`: `[n]`, [`IGNORED`] where nothing is to be predicted; result: `[m, D]`, `[m]`.
-pub fn labelled(hidden: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
-    let places = labels.ne(IGNORED).nonzero().squeeze_dim(1);
-    (hidden.index_select(0, &places), labels.index_select(0, &places))
+/// `mask`: `[b, T]`, 1 for tokens and 0 for padding, on the processor (or it is fetched); result: `[m]`, places in `[b · T]`.
+pub fn labelled(mask: &Tensor, unlabelled: i64, device: Device) -> Tensor {
+    let (mask, length) = (mask.to_device(Device::Cpu), mask.size()[1]);
+    let first = unlabelled.clamp(0, length);
+    let labelled = Tensor::cat(&[mask.narrow(1, 0, first).zeros_like(), mask.narrow(1, first, length - first)], 1);
+    upload(&labelled.flatten(0, 1).nonzero().squeeze_dim(1), device)
 }
 
 /// The mean cross entropy over the labelled positions; the caller has shifted the labels.

@@ -162,6 +162,11 @@ pub fn dropout(x: Tensor, p: f64) -> Tensor {
     if p > 0.0 { generator::dropout(&x, p) } else { x }
 }
 
+/// The lowest value that bf16 and f32, or f16, have room for (bf16's is -3.3895e38): added to a score, it leaves a weight of 0.
+pub(super) fn lowest(kind: Kind) -> f64 {
+    if kind == Kind::Half { -65504.0 } else { -3.38e38 }
+}
+
 /// `x` with every position of a causal order that lies ahead hidden: `[S, K]`, 0 where position `K - S + i` may look,
 /// `hidden` elsewhere.
 pub fn causal_mask(s: i64, k: i64, hidden: f64, like: &Tensor) -> Tensor {

@@ -7,7 +7,7 @@ use configs::{Attention, OptSizes};
 use tch::{Kind, Tensor, no_grad};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout, for_few_rows};
+use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout, for_few_rows, lowest};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -226,10 +226,6 @@ fn visible(mask: Option<&Tensor>, length: i64, like: &Tensor) -> Tensor {
     }
 }
 
-fn lowest(kind: Kind) -> f64 {
-    if kind == Kind::Half { -65504.0 } else { -3.38e38 }
-}
-
 /// One layer: attention and feed-forward, each behind a norm and added to its input.
 #[derive(Debug)]
 struct Layer {
@@ -281,8 +277,7 @@ impl Layer {
 
     fn project(&self, x: &Tensor) -> [Tensor; 3] {
         let qkv = self.qkv.forward(&self.self_attn_layer_norm.forward(x));
-        let width = qkv.size()[2] / 3;
-        [0, 1, 2].map(|third| qkv.narrow(2, third * width, width))
+        qkv.chunk(3, 2).try_into().expect("invariant: queries, keys and values are equally wide")
     }
 
     /// What follows attention.

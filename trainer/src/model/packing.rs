@@ -3,8 +3,9 @@
 //!
 //! Letters: `B` rows, `Q` queries, `T` text positions, `S = Q + T`, `M` positions that count, `D` width.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use crate::device::upload;
 use crate::shim::{Rows, moved};
 
 /// Words are packed into a multiple of this number for each row. Libraries that compile or tune a kernel for every shape
@@ -42,8 +43,10 @@ impl Layout {
     /// Texts, behind queries when there are any.
     ///
     /// # Shapes
-    /// `mask`: `[B, T]`, 1 for tokens and 0 for padding.
-    pub fn texts(mask: &Tensor, queries: i64) -> Self {
+    /// `mask`: `[B, T]`, 1 for tokens and 0 for padding; places are found on the processor and then kept on `device`, so a mask
+    /// that is there already costs a wait for the device.
+    pub fn texts(mask: &Tensor, queries: i64, device: Device) -> Self {
+        let mask = mask.to_device(Device::Cpu);
         let (rows, most) = mask.size2().expect("invariant: a mask is [B, T]");
         let length = queries + most;
         let numbers = |from: i64, to: i64| Tensor::arange_start(from, to, (Kind::Int64, mask.device()));
@@ -58,16 +61,15 @@ impl Layout {
         let nowhere = Tensor::full([rows * length], -1, (Kind::Int64, mask.device()));
         let inverse = nowhere.index_copy(0, &places, &numbers(0, counted));
         let spared = |x: &Tensor| Tensor::cat(&[x, &x.narrow(0, 0, 1).expand([spare], false)], 0);
+        let there = |x: Tensor| upload(&x, device);
+        let packed = Rows { from: there(spared(&places)), hollow: there(numbers(counted, counted + spare)) };
+        let hollow = inverse.lt(0).nonzero().squeeze_dim(1);
+        let grid = Rows { from: there(inverse.clamp_min(0)), hollow: there(hollow) };
         Self {
             rows,
             queries,
             length,
-            texts: Some(Texts {
-                words: spared(&words),
-                spare,
-                packed: Rows { from: spared(&places), hollow: numbers(counted, counted + spare) },
-                grid: Rows { from: inverse.clamp_min(0), hollow: inverse.lt(0).nonzero().squeeze_dim(1) },
-            }),
+            texts: Some(Texts { words: there(spared(&words)), spare, packed, grid }),
         }
     }
 
@@ -125,7 +127,7 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Kind, Tensor};
+    use tch::{Device, Kind, Tensor};
 
     use super::Layout;
 
@@ -133,7 +135,7 @@ mod tests {
     #[test]
     fn what_counts_goes_to_the_grid_and_returns() {
         let mask = Tensor::from_slice(&[1_i64, 1, 1, 1, 0, 0, 1, 1, 0]).view([3, 3]);
-        let layout = Layout::texts(&mask, 2);
+        let layout = Layout::texts(&mask, 2, Device::Cpu);
         let ids = Tensor::arange_start(10, 19, (Kind::Int64, tch::Device::Cpu)).view([3, 3]);
         let whole = |x: Tensor| Vec::<i64>::try_from(x.view([-1])).unwrap();
         assert_eq!(whole(layout.words(&ids, -100)), [10, 11, 12, 13, 16, 17]);
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn spare_positions_neither_give_nor_take() {
         let mask = Tensor::from_slice(&[1_i64, 1, 1, 1, 0, 0, 1, 1, 1]).view([3, 3]);
-        let layout = Layout::texts(&mask, 0);
+        let layout = Layout::texts(&mask, 0, Device::Cpu);
         let ids = mask.cumsum(1, Kind::Int64);
         let words = Vec::<i64>::try_from(layout.words(&ids, -100)).unwrap();
         assert_eq!(words, [1, 2, 3, 1, 1, 2, 3, -100, -100, -100, -100, -100]);

@@ -4,13 +4,14 @@
 //! positions that count, without padding. Weights have the names of Hugging Face's `Blip2ForImageTextRetrieval`.
 
 use configs::{Attention, QFormer as Sizes};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
 use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
 use super::packing::Layout;
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
+use crate::device::upload;
 
 /// LayerNorm epsilon of BERT.
 pub(crate) const EPS: f64 = 1e-12;
@@ -200,8 +201,8 @@ impl QFormer {
     /// # Shapes
     /// `ids`: `[B, T]`; `mask`: `[B, T]`, 1 for tokens and 0 for padding; result: the first position of each, `[B, H]`.
     pub fn text(&self, ids: &Tensor, mask: &Tensor) -> Tensor {
-        let layout = Layout::texts(mask, 0);
-        let hidden = self.hide(mask).unsqueeze(1).unsqueeze(1);
+        let layout = Layout::texts(mask, 0, ids.device());
+        let hidden = self.hide(mask, ids.device()).unsqueeze(1).unsqueeze(1);
         let seen = Seen { mask: Some(&hidden), wanted: Some(1), ..Seen::default() };
         self.run(&self.embed(&layout, Some(ids)), &layout, seen).0
     }
@@ -212,9 +213,9 @@ impl QFormer {
     /// `ids`, `mask`: `[B, T]`; result: the queries' part, `[B, Q, H]`.
     pub fn joint(&self, image: &ImageKeyValues, ids: &Tensor, mask: &Tensor) -> Tensor {
         let (rows, queries) = (ids.size()[0], self.num_queries());
-        let layout = Layout::texts(mask, queries);
+        let layout = Layout::texts(mask, queries, ids.device());
         let shown = Tensor::zeros([rows, queries], (self.kind, ids.device()));
-        let mask = Tensor::cat(&[shown, self.hide(mask)], 1).unsqueeze(1).unsqueeze(1);
+        let mask = Tensor::cat(&[shown, self.hide(mask, ids.device())], 1).unsqueeze(1).unsqueeze(1);
         let seen = Seen { mask: Some(&mask), image: Some(image), wanted: Some(queries), ..Seen::default() };
         self.run(&self.embed(&layout, Some(ids)), &layout, seen).0.view([rows, queries, -1])
     }
@@ -266,8 +267,8 @@ impl QFormer {
     }
 
     /// `[B, T]` of what is added to scores.
-    fn hide(&self, mask: &Tensor) -> Tensor {
-        ((mask - 1).to_kind(self.kind)) * -HIDDEN
+    fn hide(&self, mask: &Tensor, device: Device) -> Tensor {
+        upload(&((mask - 1).to_kind(self.kind) * -HIDDEN), device)
     }
 
     /// Queries, then text; one norm over both (LAVIS `BertEmbeddings`: no token types, no positions for queries).
@@ -419,8 +420,8 @@ impl SelfAttention {
 }
 
 fn thirds(x: &Tensor) -> [Tensor; 3] {
-    let width = x.size()[2] / 3;
-    [0, 1, 2].map(|third| x.narrow(2, third * width, width))
+    // One operation: its gradient puts the thirds side by side, where three cuts would add three tensors that are mostly 0.
+    x.chunk(3, 2).try_into().expect("invariant: queries, keys and values are equally wide")
 }
 
 impl CrossAttention {
@@ -438,9 +439,10 @@ impl CrossAttention {
     /// `x`: `[B · Q, H]`; `image`: `[B, P, 2H]`; result: `[B · Q, H]`.
     fn forward(&self, x: &Tensor, image: &Tensor) -> Tensor {
         let (rows, width) = (image.size()[0], image.size()[2] / 2);
-        let (key, value) = (image.narrow(2, 0, width), image.narrow(2, width, width));
+        let halves = image.chunk(2, 2);
+        let (key, value) = (&halves[0], &halves[1]);
         let query = self.query.forward(x).view([rows, -1, width]);
-        self.out.forward(&attention(&query, &key, &value, None, self.form).flatten(0, 1), x)
+        self.out.forward(&attention(&query, key, value, None, self.form).flatten(0, 1), x)
     }
 }
 

@@ -9,14 +9,12 @@ use configs::T5Sizes;
 use tch::{Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{Linear, causal_mask, dropout, merge_heads, split_heads};
+use super::layers::{Linear, causal_mask, dropout, lowest, merge_heads, split_heads};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
 /// Of every norm.
 const EPS: f64 = 1e-6;
-/// What is added to the score of a position that must not be seen.
-const HIDDEN: f64 = f32::MIN as f64;
 /// Standard deviation that weights start with when they are trained from nothing.
 const STD: f64 = 0.05;
 
@@ -144,7 +142,7 @@ impl T5 {
     /// `inputs_embeds`: `[B, T, D]`; `encoded`: `[B, S, D]`; `mask`: `[B, S]`; result: `[B, T, D]`.
     pub fn decode(&self, inputs_embeds: &Tensor, encoded: &Tensor, mask: &Tensor) -> Tensor {
         let length = inputs_embeds.size()[1];
-        let scores = self.decoder.positions.scores(length, length) + causal_mask(length, length, HIDDEN, inputs_embeds);
+        let scores = self.decoder.positions.scores(length, length) + causal_mask(length, length, lowest(self.kind()), inputs_embeds);
         self.decoder.forward(inputs_embeds, &scores, Some((encoded, &hide(mask, self.kind()))), self.dropout)
     }
 
@@ -199,7 +197,7 @@ impl T5 {
 /// What is added to scores: `[B, 1, 1, S]`.
 fn hide(mask: &Tensor, kind: Kind) -> Tensor {
     let hidden = mask.eq(0).unsqueeze(1).unsqueeze(1);
-    hidden.zeros_like().to_kind(kind).masked_fill(&hidden, HIDDEN)
+    hidden.zeros_like().to_kind(kind).masked_fill(&hidden, lowest(kind))
 }
 
 impl Stack {
