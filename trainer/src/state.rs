@@ -54,6 +54,8 @@ pub struct State {
     chunks: usize,
     own: Range<usize>,
     parameters: RefCell<Tensors>,
+    /// A copy of the weights in the type that models compute in, where it is another; good until the weights change.
+    copy: RefCell<Option<Tensor>>,
 }
 
 impl State {
@@ -81,6 +83,7 @@ impl State {
             chunks,
             own,
             parameters: RefCell::default(),
+            copy: RefCell::default(),
         };
         state.parameters.replace(state.views());
         for (name, tensor) in start.iter() {
@@ -89,12 +92,26 @@ impl State {
         state
     }
 
+    /// Prepares the parameters for a step of models that compute in this type: all weights are cast at once, and gradients of
+    /// those that models take in this type gather at the copies.
+    pub fn begin_step(&self, kind: Kind) {
+        self.copy.replace((kind != self.weights.kind()).then(|| self.weights.to_kind(kind)));
+        self.parameters.replace(self.views());
+    }
+
     fn views(&self) -> Tensors {
-        let view = |segment: &Segment| {
-            let view = self.weights.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
-            (segment.name.clone(), view.detach().set_requires_grad(true))
+        let views = |space: &Tensor| {
+            let view = |segment: &Segment| {
+                let view = space.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
+                (segment.name.clone(), view.detach().set_requires_grad(true))
+            };
+            self.segments.iter().map(view).collect::<Vec<_>>()
         };
-        self.segments.iter().map(view).collect()
+        let own: Tensors = views(&self.weights).into_iter().collect();
+        match &*self.copy.borrow() {
+            Some(copy) => own.with_copies(copy.kind(), views(copy).into_iter().collect()),
+            None => own,
+        }
     }
 
     /// The parameters by name, leaves that gradients gather at.
@@ -115,16 +132,31 @@ impl State {
     /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the parameters are new leaves,
     /// at which the next backward pass starts from nothing.
     pub fn take_gradients(&self) -> Tensor {
-        let zeros = |len: i64| Tensor::zeros([len], (Kind::Float, self.weights.device()));
         let leaves = self.parameters.replace(self.views());
+        let own = |segment: &Segment| leaves.get(&segment.name).expect("invariant: a segment has a parameter").grad();
+        let Some(kind) = self.copy.borrow().as_ref().map(Tensor::kind) else { return self.flat(Kind::Float, own) };
+        let of_copy = |segment: &Segment| leaves.copy(&segment.name, kind).expect("invariant: all have copies").grad();
+        let flat = self.flat(kind, of_copy).to_kind(Kind::Float);
+        for segment in &self.segments {
+            let gradient = own(segment);
+            if gradient.defined() {
+                let _added = flat.narrow(0, segment.offset, segment.len).g_add_(&gradient.reshape([-1]));
+            }
+        }
+        flat
+    }
+
+    /// One tensor per segment in the flat space, 0 where there is none.
+    fn flat(&self, kind: Kind, of: impl Fn(&Segment) -> Tensor) -> Tensor {
+        let zeros = |len: i64| Tensor::zeros([len], (kind, self.weights.device()));
         let mut parts = Vec::with_capacity(2 * self.segments.len());
         let mut end = 0;
         for segment in &self.segments {
             if segment.offset > end {
                 parts.push(zeros(segment.offset - end));
             }
-            let gradient = leaves.get(&segment.name).expect("invariant: a segment has a parameter").grad();
-            parts.push(if gradient.defined() { gradient.reshape([-1]) } else { zeros(segment.len) });
+            let values = of(segment);
+            parts.push(if values.defined() { values.reshape([-1]) } else { zeros(segment.len) });
             end = segment.offset + segment.len;
         }
         parts.push(zeros(self.len() - end));

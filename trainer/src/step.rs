@@ -14,6 +14,7 @@ use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
 use crate::model::language_tower::LanguageTower;
+use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::stage1::{Encoded as Passes, NegativeRows, Stage1, Text};
 use crate::stage2::{Stage2, Words};
@@ -127,6 +128,7 @@ pub fn representation_with(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
+    state.begin_step(compute_kind(variant.model.qformer.dtype, state.weights.device()));
     let step = Representation { state, variant, key, map };
     // One graph at a time is kept: a rank with several slices repeats their first passes below.
     let mut kept = None;
@@ -315,6 +317,7 @@ pub fn generative(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
+    state.begin_step(compute_kind(model.qformer.dtype, state.weights.device()));
     let mut losses = Vec::with_capacity(slices.len());
     let mut gradient = map.sum();
     for slice in slices {

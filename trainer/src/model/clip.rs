@@ -8,7 +8,7 @@ use configs::{Attention, ImageSizes};
 use tch::{Kind, Tensor};
 
 use super::clip_vit::{Block, ClipVit, EPS};
-use super::layers::{LayerNorm, Linear, causal_mask};
+use super::layers::{LayerNorm, Linear, Mask, causal_mask};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -122,7 +122,7 @@ impl TextTower {
         let mut x = words + self.positions.narrow(0, 0, length);
         let mask = causal_mask(length, length, f64::NEG_INFINITY, &x);
         for block in &self.blocks {
-            x = block.forward(&x, Some(&mask));
+            x = block.forward(&x, Mask::Causal(&mask));
         }
         let own = Tensor::arange(rows, (Kind::Int64, ids.device()));
         self.norm.forward(&x.index(&[Some(own), Some(ends.shallow_clone())]))

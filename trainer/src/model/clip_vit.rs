@@ -8,7 +8,7 @@ use configs::{Attention, ImageSizes};
 use tch::{Kind, Tensor};
 
 use super::eva_vit::PatchEmbedding;
-use super::layers::{AttentionForm, LayerNorm, Linear, attention};
+use super::layers::{AttentionForm, LayerNorm, Linear, Mask, attention};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -73,7 +73,7 @@ impl ClipVit {
         let class = self.class_embedding.expand([batch, 1, width], false);
         let mut x = self.norm.forward(&(Tensor::cat(&[&class, &patches], 1) + &self.position_embedding));
         for block in &self.blocks {
-            x = block.forward(&x, None);
+            x = block.forward(&x, Mask::Open);
         }
         x
     }
@@ -105,7 +105,7 @@ impl Block {
 
     /// # Shapes
     /// `x`: `[B, P, V]`; `mask`: as [`attention`] takes it.
-    pub fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Tensor {
+    pub fn forward(&self, x: &Tensor, mask: Mask<'_>) -> Tensor {
         let qkv = self.qkv.forward(&self.norms[0].forward(x)).chunk(3, -1);
         let x = x + self.out.forward(&attention(&qkv[0], &qkv[1], &qkv[2], mask, self.form));
         let hidden = self.up.forward(&self.norms[1].forward(&x));

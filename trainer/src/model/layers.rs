@@ -118,28 +118,44 @@ pub struct AttentionForm {
     pub dropout: f64,
 }
 
+/// What positions may look at.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask<'a> {
+    /// Everything.
+    Open,
+    /// Added to the scores, broadcast to `[B, heads, S, K]`, in the type of the queries.
+    Added(&'a Tensor),
+    /// The same, being the causal order of as many positions as are attended to, and nothing else: fused kernels know that
+    /// order and compute half of the scores.
+    Causal(&'a Tensor),
+}
+
 /// Scaled dot-product attention, scaled by one over the root of the head's width.
 ///
 /// # Shapes
-/// `query`: `[B, S, D]`; `key`, `value`: `[B, K, D]`; `mask`: added to the scores, broadcast to `[B, heads, S, K]`, in
-/// the type of `query`; result: `[B, S, D]`.
-pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, form: AttentionForm) -> Tensor {
+/// `query`: `[B, S, D]`; `key`, `value`: `[B, K, D]`; result: `[B, S, D]`.
+pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask<'_>, form: AttentionForm) -> Tensor {
     let [query, key, value] = [query, key, value].map(|x| split_heads(x, form.heads));
     let out = match form.kernel {
         Attention::Math => plain_attention(&query, &key, &value, mask, form.dropout),
         Attention::Flash => {
-            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, form.dropout, false, None, false)
+            let (mask, causal) = match mask {
+                Mask::Open => (None, false),
+                Mask::Added(mask) => (Some(mask), false),
+                Mask::Causal(_) => (None, true),
+            };
+            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, form.dropout, causal, None, false)
         }
     };
     merge_heads(&out)
 }
 
-fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
+fn plain_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask<'_>, dropout: f64) -> Tensor {
     let scale = 1.0 / (query.size()[3] as f64).sqrt();
     let scores = (query * scale).matmul(&key.transpose(2, 3));
     let scores = match mask {
-        Some(mask) => scores + mask,
-        None => scores,
+        Mask::Added(mask) | Mask::Causal(mask) => scores + mask,
+        Mask::Open => scores,
     };
     let weights = scores.softmax(-1, scores.kind());
     self::dropout(weights, dropout).matmul(value)

@@ -7,7 +7,7 @@ use configs::{Attention, OptSizes};
 use tch::{Kind, Tensor, no_grad};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout, for_few_rows, lowest};
+use super::layers::{AttentionForm, LayerNorm, Linear, Mask, attention, causal_mask, dropout, for_few_rows, lowest};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -113,9 +113,10 @@ impl Opt {
             Some(mask) => positions(mask),
             None => Tensor::arange(length, (Kind::Int64, inputs_embeds.device())).expand([batch, length], false),
         };
+        let visible = if attention_mask.is_none() { Mask::Causal(&visible) } else { Mask::Added(&visible) };
         let mut x = inputs_embeds + self.embed_positions(&positions);
         for layer in &self.layers {
-            let (next, [key, value]) = layer.forward(&x, &visible, dropout);
+            let (next, [key, value]) = layer.forward(&x, visible, dropout);
             keep([&key, &value]);
             x = next;
         }
@@ -135,7 +136,7 @@ impl Opt {
         let (batch, length, _) = inputs_embeds.size3().expect("invariant: inputs are [B, S, D]");
         let visible = visible(None, length, inputs_embeds);
         let positions = Tensor::arange(length, (Kind::Int64, inputs_embeds.device())).expand([batch, length], false);
-        let layer = |layer: &Layer, x: &Tensor| layer.forward(x, &visible, 0.0).0;
+        let layer = |layer: &Layer, x: &Tensor| layer.forward(x, Mask::Causal(&visible), 0.0).0;
         let mut inputs = vec![inputs_embeds.detach() + self.embed_positions(&positions)];
         no_grad(|| self.layers.iter().for_each(|one| inputs.push(layer(one, &inputs[inputs.len() - 1]))));
         let last = inputs.pop().expect("invariant: there is the input itself").set_requires_grad(true);
@@ -269,9 +270,9 @@ impl Layer {
     }
 
     /// The layer's output, and its keys and values.
-    fn forward(&self, x: &Tensor, visible: &Tensor, p: f64) -> (Tensor, [Tensor; 2]) {
+    fn forward(&self, x: &Tensor, visible: Mask<'_>, p: f64) -> (Tensor, [Tensor; 2]) {
         let [query, key, value] = self.project(x);
-        let attended = attention(&query, &key, &value, Some(visible), self.form);
+        let attended = attention(&query, &key, &value, visible, self.form);
         (self.finish(x, &attended, p), [key, value])
     }
 

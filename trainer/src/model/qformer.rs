@@ -7,7 +7,7 @@ use configs::{Attention, QFormer as Sizes};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
-use super::layers::{AttentionForm, LayerNorm, Linear, attention, causal_mask, dropout};
+use super::layers::{AttentionForm, LayerNorm, Linear, Mask, attention, causal_mask, dropout};
 use super::packing::Layout;
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
@@ -407,6 +407,7 @@ impl SelfAttention {
         let [query, key, value] = thirds(&layout.unpack(&self.qkv.forward(x)));
         let all = past.map(|past| (Tensor::cat(&[&past.key, &key], 1), Tensor::cat(&[&past.value, &value], 1)));
         let (all_keys, all_values) = all.unwrap_or_else(|| (key.shallow_clone(), value.shallow_clone()));
+        let mask = mask.map_or(Mask::Open, Mask::Added);
         let out = match wanted {
             None => self.out.forward(&layout.pack(&attention(&query, &all_keys, &all_values, mask, self.form)), x),
             Some(wanted) => {
@@ -442,7 +443,7 @@ impl CrossAttention {
         let halves = image.chunk(2, 2);
         let (key, value) = (&halves[0], &halves[1]);
         let query = self.query.forward(x).view([rows, -1, width]);
-        self.out.forward(&attention(&query, key, value, None, self.form).flatten(0, 1), x)
+        self.out.forward(&attention(&query, key, value, Mask::Open, self.form).flatten(0, 1), x)
     }
 }
 

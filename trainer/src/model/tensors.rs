@@ -16,6 +16,7 @@ use crate::generator::seeded;
 #[derive(Debug, Default)]
 pub struct Tensors {
     by_name: BTreeMap<String, Tensor>,
+    copies: Option<(Kind, BTreeMap<String, Tensor>)>,
 }
 
 /// How a weight that is trained from nothing starts.
@@ -51,6 +52,16 @@ impl Tensors {
         self.by_name.get(name)
     }
 
+    /// The same, with copies in another type for models that compute in it: [`Scope::weight`] then gives these.
+    pub fn with_copies(self, kind: Kind, copies: BTreeMap<String, Tensor>) -> Self {
+        Self { copies: Some((kind, copies)), ..self }
+    }
+
+    /// The copy of the tensor of that name in this type.
+    pub fn copy(&self, name: &str, kind: Kind) -> Option<&Tensor> {
+        self.copies.as_ref().filter(|(other, _)| *other == kind)?.1.get(name)
+    }
+
     /// Names and tensors in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.by_name.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -72,13 +83,13 @@ impl Tensors {
         let cast = |(name, tensor): (&String, &Tensor)| {
             (name.clone(), if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) })
         };
-        Self { by_name: self.by_name.iter().map(cast).collect() }
+        self.by_name.iter().map(cast).collect()
     }
 
     /// New values for every spec, each keyed by the seed and its own name only.
     pub fn random(specs: &[Spec], seed: u64, device: Device) -> Self {
         let start = |spec: &Spec| (spec.name.clone(), random_tensor(spec, seed).to_device(device));
-        Self { by_name: specs.iter().map(start).collect() }
+        specs.iter().map(start).collect()
     }
 
     /// Where a model looks for its weights: names that start with `prefix` (empty, or without the final dot).
@@ -89,7 +100,7 @@ impl Tensors {
 
 impl FromIterator<(String, Tensor)> for Tensors {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(pairs: I) -> Self {
-        Self { by_name: pairs.into_iter().collect() }
+        Self { by_name: pairs.into_iter().collect(), copies: None }
     }
 }
 
@@ -176,8 +187,11 @@ impl Scope<'_> {
     /// When it is missing or has another shape.
     pub fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor, TrainerError> {
         let weight = self.master(name, shape, init)?;
-        Ok(match self.compute {
-            Some(kind) if kind != weight.kind() && matches!(self.source, Source::Given(_)) => weight.to_kind(kind),
+        Ok(match (self.compute, self.source.clone()) {
+            (Some(kind), Source::Given(tensors)) if kind != weight.kind() => {
+                let copy = tensors.copy(&self.full(name), kind);
+                copy.map_or_else(|| weight.to_kind(kind), Tensor::shallow_clone)
+            }
             _ => weight,
         })
     }
