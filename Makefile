@@ -2,6 +2,9 @@
 
 SHELL := /bin/bash
 PYTHON ?= python3
+# The Python that `make gpu-check` races against, and options of tests/peers/gpu_check.py.
+GPU_PYTHON ?= $(PYTHON)
+GPU_CHECK ?= --compile
 # The libclang wheel has no headers of its own; bindgen needs the compiler's.
 export BINDGEN_EXTRA_CLANG_ARGS ?= -I$(shell $(or $(CC),cc) -print-file-name=include)
 # All targets: tests ask some dependencies for more features, and one set of features means one build of each.
@@ -47,5 +50,10 @@ bench: build ## data path and training step against Python peers, alternating; w
 demo: build ## both stages on this machine from generated data, with a report in runs/tiny
 	@target/release/blip2 demo
 
-dist gpu-check: ## arrive with later parts; they fail and say so
+gpu-check: ## on a machine with a GPU: parity, exactness, NCCL, steps raced against PyTorch; GPU_PYTHON has torch and transformers
+	@TORCH_CUDA=1 $(PYTHON) .setup/setup.py
+	@$(CARGO_BUILD)
+	@$(GPU_PYTHON) tests/peers/gpu_check.py $(GPU_CHECK)
+
+dist: ## arrives with a later part; it fails and says so
 	@echo "make $@: not there yet; see CHANGELOG.md for what works today" >&2; exit 1

@@ -2,8 +2,8 @@
 """Everything that needs a GPU, on a machine with one: parity, exactness, NCCL, and training steps raced against PyTorch.
 
     make gpu-check                                             builds, runs everything, writes docs/benchmarks/<gpu>.{json,md}
-    python3 tests/peers/gpu_check.py --bin DIR --tests DIR     the same with programs that were built elsewhere (no network,
-                                                               no compiler: tests/peers/gpu_pack packs them)
+    python3 tests/peers/gpu_check.py --bin DIR --tests DIR --python-torch    the same with programs that were built elsewhere, and
+                                                               the libtorch of this Python: no network, no compiler
 
 Parts: `parity` compares losses, gradients and texts with the fixtures of tests/fixtures, on the GPU, in f32. `exactness` trains
 both stages on one rank and on 2 and 4 ranks that share the GPU, and through kills, and compares hashes. `nccl` runs the checks
@@ -47,6 +47,17 @@ class Check:
             self.env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [lib, os.environ.get("LD_LIBRARY_PATH")]))
             self.env["LIBTORCH"] = os.path.dirname(torch.__file__)
         self.began = time.monotonic()
+        self.found = {"schema_version": 1, "command": " ".join(["tests/peers/gpu_check.py", *sys.argv[1:]])}
+
+    def save(self):
+        """Writes what was found so far: a race that hangs or is ended costs nothing that was measured before."""
+        folder = self.args.out or os.path.join(TOP, "docs", "benchmarks")
+        name = re.sub(r"[^a-z0-9]+", "-", self.found["machine"]["gpus"][0].split(",")[0].lower()).strip("-")
+        with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
+            json.dump(self.found, file, indent=1)
+            file.write("\n")
+        with open(os.path.join(folder, name + ".md"), "w", encoding="utf-8") as file:
+            file.write(markdown(self.found, self.found["command"]))
 
     def say(self, text):
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
@@ -76,7 +87,12 @@ class Check:
         query = "name,driver_version,memory.total,clocks.max.sm"
         smi = self.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]).strip().splitlines()
         report = json.loads(self.run([self.program("blip2-rank"), "self-check", "--json"]))["ranks"][0]
-        return {"gpus": smi, "libtorch": report["libtorch"]["version"], "cuda_devices": report["cuda_devices"],
+        version = report["libtorch"]["version"]
+        if version == "unknown" and self.args.python_torch:
+            import torch
+
+            version = torch.__version__
+        return {"gpus": smi, "libtorch": version, "cuda_devices": report["cuda_devices"],
                 "cuda_library": report["cuda_library"], "nccl": report["nccl"]}
 
     def parity(self):
@@ -111,18 +127,18 @@ class Check:
         return {"seconds": statistics.median(side["step_seconds"]), "peak": found["peak_memory_bytes"], "losses": side["losses"][-1],
                 "phases": {name: statistics.median(part) for name, part in zip(side["phase_names"], zip(*side["phase_seconds"]))}}
 
-    def theirs(self, preset, stage, batch, mode, peak_tflops):
+    def theirs(self, preset, stage, batch, mode, peak_tflops, timeout=600):
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
             warmup = max(self.args.warmup, 8 if mode else 0)
             self.run([sys.executable, PEER, "--preset", preset, "--stage", str(stage), "--batch", str(batch), "--dtype", "bf16",
                       "--device", "cuda", "--steps", str(self.args.steps), "--warmup", str(warmup), "--peak-tflops",
-                      str(peak_tflops), "--json", out.name, *(["--compile"] if mode else [])])
+                      str(peak_tflops), "--json", out.name, *(["--compile"] if mode else [])], timeout)
             found = json.load(out)
         return {"seconds": found["median_step_seconds"], "peak": found["peak_memory_bytes"], "losses": found["losses"][-1],
                 "gflop": found["gflop_per_image"], "peak_tflops": found["peak_tflops"]}
 
     def bench(self):
-        rows, peak = [], "auto"
+        rows, peak = self.found.setdefault("bench", []), "auto"
         for name, preset, stage, batches in RACES:
             for batch in batches:
                 if self.args.batches and batch not in self.args.batches or self.args.races and str(stage) + preset not in self.args.races:
@@ -135,6 +151,7 @@ class Check:
                     continue
                 peak = row["peak_tflops"]
                 rows.append(row)
+                self.save()
         return rows
 
     def race(self, name, preset, stage, batch, peak):
@@ -143,7 +160,12 @@ class Check:
             mine.append(self.ours(preset, stage, batch))
             eager.append(self.theirs(preset, stage, batch, None, peak))
             peak = eager[-1]["peak_tflops"]
-        compiled = [self.theirs(preset, stage, batch, "compile", peak)] if self.args.compile else []
+        compiled = []
+        if self.args.compile:
+            try:
+                compiled.append(self.theirs(preset, stage, batch, "compile", peak, self.args.compile_seconds))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                self.say(f"{name}, batch {batch}, compiled: {str(error)[-600:]}")
         phases = self.ours(preset, stage, batch, phases=True)["phases"]
         rate = lambda runs: batch / statistics.median(run["seconds"] for run in runs)
         gflop = eager[0]["gflop"]["total"]
@@ -181,7 +203,8 @@ def markdown(found, command):
                 text = f"{len(it)} runs, one hash for each stage and format: " + ", ".join(
                     f"{stage} {dtype} {sha}" for (stage, dtype), sha in sorted(hashes.items()))
             lines.append(f"| {part} | {text} |")
-    rows = [row for row in found.get("bench", []) if "error" not in row]
+    bench = found.get("bench", [])
+    rows = [row for row in bench if "error" not in row] if isinstance(bench, list) else []
     if rows:
         lines += ["", "Training steps, bf16, random weights, captions of 6 to 32 tokens, dropout as published; images/s of whole "
                   "steps. The share is of the rate of a large bf16 matrix product, measured in the same run, by the FLOPs of "
@@ -212,6 +235,7 @@ def main():
     parser.add_argument("--races", type=lambda text: text.split(","), help="only these, as 1vitg_opt2.7b")
     parser.add_argument("--attention", default="flash", choices=("math", "flash"), help="ours")
     parser.add_argument("--compile", action="store_true", help="race torch.compile, too; it takes minutes to begin")
+    parser.add_argument("--compile-seconds", type=float, default=900, help="limit of one compiled run of the peer")
     parser.add_argument("--ranks", default="1,2,4", help="ranks that share the GPU")
     parser.add_argument("--exact-steps", type=int, default=20)
     parser.add_argument("--dtypes", default="bf16,f32")
@@ -219,25 +243,21 @@ def main():
     parser.add_argument("--out", help="folder of <gpu>.json and <gpu>.md (default: docs/benchmarks)")
     args = parser.parse_args()
     check, failed = Check(args), []
-    found = {"schema_version": 1, "command": " ".join(["tests/peers/gpu_check.py", *sys.argv[1:]]), "machine": check.machine()}
+    found = check.found
+    found["machine"] = check.machine()
     check.say(json.dumps(found["machine"]))
     for part in args.parts.split(","):
         check.say(part)
         try:
             found[part] = getattr(check, part)()
-            check.say(f"{part}: {json.dumps(found[part])[:1500]}" if part != "bench" else "bench: done")
+            check.say(f"{part}: passed" if part == "bench" else f"{part}: {json.dumps(found[part])[:300]}")
         except (RuntimeError, subprocess.TimeoutExpired, ValueError, AttributeError) as error:
             found[part] = {"error": str(error)}
             check.say(f"{part} FAILED: {error}")
             failed.append(part)
-    failed += [row["name"] for row in found.get("bench", []) if "error" in row] if isinstance(found.get("bench"), list) else []
-    folder = args.out or os.path.join(TOP, "docs", "benchmarks")
-    name = re.sub(r"[^a-z0-9]+", "-", found["machine"]["gpus"][0].split(",")[0].lower()).strip("-")
-    with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=1)
-        file.write("\n")
-    with open(os.path.join(folder, name + ".md"), "w", encoding="utf-8") as file:
-        file.write(markdown(found, found["command"]))
+        check.save()
+    if isinstance(found.get("bench"), list):
+        failed += [row["name"] for row in found["bench"] if "error" in row]
     check.say("failed: " + ", ".join(failed) if failed else "all parts passed")
     sys.exit(1 if failed else 0)
 
