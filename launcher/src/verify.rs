@@ -141,7 +141,8 @@ impl Series<'_> {
         let output = self.output("killed");
         let commits_of_all = 2 * self.args.steps.div_ceil(3) as usize;
         let killed = &self.args.killed_ranks;
-        let (last, before) = killed.split_last().context("--killed-ranks is empty; expected a number of ranks for each launch")?;
+        let (last, before) =
+            killed.split_last().context("--killed-ranks is empty; expected a number of ranks for each launch")?;
         for (place, world_size) in before.iter().enumerate() {
             tell(&format!("{}, {world_size} ranks over MPI, to be killed", self.dtype));
             // At moments that are spread over both stages.

@@ -216,7 +216,10 @@ fn run_of(options: &Options) -> Result<Run, TrainerError> {
     let overrides = Overrides::new(sets.chain(stage("representation")).chain(stage("generative")));
     let text = configs::preset(preset).ok_or_else(|| TrainerError::Unsupported {
         found: format!("--preset {}", options.preset),
-        expected: format!("mid, or one of {}", configs::PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")),
+        expected: format!(
+            "mid, or one of {}",
+            configs::PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        ),
     })?;
     configs::load_str(preset, text, &overrides).map_err(|error| TrainerError::Unsupported {
         found: error.to_string(),
@@ -273,8 +276,9 @@ impl<'a> Bench<'a> {
             frozen_bytes.set(frozen_bytes.get() + tensors.iter().map(|(_, tensor)| bytes(tensor) as u64).sum::<u64>());
             tensors
         };
-        let build_tower =
-            |scope: &Scope<'_>| ImageTower::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel);
+        let build_tower = |scope: &Scope<'_>| {
+            ImageTower::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel)
+        };
         let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
         let sizes = run.model.language_model.sizes();
         let build_language_model = |scope: &Scope<'_>| LanguageTower::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
@@ -309,10 +313,12 @@ impl<'a> Bench<'a> {
         let sizes = self.run.model.language_model.sizes();
         let words = match (self.options.stage, sizes) {
             // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
-            (1, _) => self.text(&lengths, padded, Marks { first: Some(101), last: 102, pad: 0, words: 30_521 }, &mut rng).into(),
-            (_, LanguageModelSizes::Opt(_)) => {
-                self.text(&lengths, padded, Marks { first: Some(2), last: 50_118, pad: 1, words: 50_270 }, &mut rng).into()
-            }
+            (1, _) => self
+                .text(&lengths, padded, Marks { first: Some(101), last: 102, pad: 0, words: 30_521 }, &mut rng)
+                .into(),
+            (_, LanguageModelSizes::Opt(_)) => self
+                .text(&lengths, padded, Marks { first: Some(2), last: 50_118, pad: 1, words: 50_270 }, &mut rng)
+                .into(),
             // And a caption's beginning for T5's encoder, the rest for its decoder.
             (_, LanguageModelSizes::T5(_)) => {
                 let marks = Marks { first: None, last: 1, pad: 0, words: 32_000 };

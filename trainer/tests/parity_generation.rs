@@ -94,7 +94,10 @@ impl Model {
         }
         let sample = &self.expected["tokenizer_samples"][prompt];
         let ids: Vec<i64> = sample.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
-        let ids = Tensor::from_slice(&ids).to_device(self.prefix.device()).unsqueeze(0).expand([self.prefix.size()[0], -1], false);
+        let ids = Tensor::from_slice(&ids)
+            .to_device(self.prefix.device())
+            .unsqueeze(0)
+            .expand([self.prefix.size()[0], -1], false);
         let mask = ids.ones_like();
         [ids, mask]
     }

@@ -65,12 +65,7 @@ impl Layout {
         let packed = Rows { from: there(spared(&places)), hollow: there(numbers(counted, counted + spare)) };
         let hollow = inverse.lt(0).nonzero().squeeze_dim(1);
         let grid = Rows { from: there(inverse.clamp_min(0)), hollow: there(hollow) };
-        Self {
-            rows,
-            queries,
-            length,
-            texts: Some(Texts { words: there(spared(&words)), spare, packed, grid }),
-        }
+        Self { rows, queries, length, texts: Some(Texts { words: there(spared(&words)), spare, packed, grid }) }
     }
 
     /// What `[B, T]` has at the words that count, and `spare` at spare positions: `[M - B · Q]`.

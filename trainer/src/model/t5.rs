@@ -142,7 +142,8 @@ impl T5 {
     /// `inputs_embeds`: `[B, T, D]`; `encoded`: `[B, S, D]`; `mask`: `[B, S]`; result: `[B, T, D]`.
     pub fn decode(&self, inputs_embeds: &Tensor, encoded: &Tensor, mask: &Tensor) -> Tensor {
         let length = inputs_embeds.size()[1];
-        let scores = self.decoder.positions.scores(length, length) + causal_mask(length, length, lowest(self.kind()), inputs_embeds);
+        let scores = self.decoder.positions.scores(length, length)
+            + causal_mask(length, length, lowest(self.kind()), inputs_embeds);
         self.decoder.forward(inputs_embeds, &scores, Some((encoded, &hide(mask, self.kind()))), self.dropout)
     }
 
