@@ -13,7 +13,7 @@ use crate::exit::Unusable;
 use crate::progress::bytes;
 use crate::ranks::{Interrupts, Log, Programs};
 use crate::source::{RunSource, local_folder};
-use crate::{launch, report, tables};
+use crate::{launch, relaunch, report, tables};
 
 /// Runs the demo to its report.
 ///
