@@ -163,7 +163,7 @@ fn a_rank_that_hangs_is_named_with_what_the_others_wait_in() {
     let mut command = supervised(&output, &["cluster.timeouts_s.step=4", "cluster.timeouts_s.first_step=60"]);
     let result = ended(spawn(command.env("BLIP2_TEST_FAULT", "hang:1:7")));
     assert_undisturbed("after a hang", &result, &output);
-    assert_says(&result, &["rank 1 on ", "has been in step for ", " after step 7 of representation; rank 0 waits in "]);
+    assert_says(&result, &["rank 1 on ", "has been in step 8 of representation for ", "; rank 0 waits in "]);
     assert!(output.join("launch/faults/1/rank-1-threads.txt").exists());
 }
 

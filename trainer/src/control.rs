@@ -101,6 +101,11 @@ impl Control {
         Ok(control)
     }
 
+    /// Whether there was a launcher to report to.
+    pub fn has_launcher(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// From now on the end of the job is the end of all its ranks.
     pub fn joined(&self, ranks: Arc<dyn Collective>) {
         let _second_time = self.ranks.set(ranks);

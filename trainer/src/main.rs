@@ -168,7 +168,8 @@ impl Job {
         let run = arguments.config.load()?;
         let rank = self.ranks.rank();
         write_pid(rank)?;
-        if arguments.exit_on_stdin_eof && rank == 0 {
+        // A launcher that ranks report to is missed sooner so.
+        if arguments.exit_on_stdin_eof && rank == 0 && !self.control.has_launcher() {
             watch_stdin(Arc::clone(&self.ranks));
         }
         if arguments.fresh && rank == 0 {

@@ -116,9 +116,14 @@ impl Beats {
         self.ranks.iter().any(|state| state.is_connected)
     }
 
-    /// Whether any rank was asked to leave, by whomever.
+    /// Whether a rank was asked to leave, and not because another one has failed.
     pub fn any_leaving(&self) -> bool {
-        self.ranks.iter().any(|state| state.beat.as_ref().is_some_and(|beat| beat.leaving))
+        self.first_end.is_none() && self.ranks.iter().any(|state| state.beat.as_ref().is_some_and(|beat| beat.leaving))
+    }
+
+    /// Whether ranks said that they left as they were asked to, and none failed.
+    pub fn left_in_order(&self) -> bool {
+        self.first_end.is_none() && self.code() == Some(crate::exit::PREEMPTED)
     }
 
     /// Whether no rank has steps that a checkpoint would keep.

@@ -101,10 +101,10 @@ pub fn examine(ranks: &[Seen<'_>], since_start: Duration, limits: &Limits) -> Op
         return Some(blame(&who.iter().map(|seen| **seen).collect::<Vec<_>>(), &what, ranks));
     }
     stuck(&running, limits).map(|who| {
-        let beat = who[0].beat;
-        let place = beat.map_or_else(String::new, Beat::place);
+        let (beat, seconds) = (who[0].beat, who[0].idle().as_secs());
+        let (doing, wanted) = (beat.map_or_else(String::new, Beat::doing), beat.map_or_else(String::new, Beat::wanted));
         let inside = beat.and_then(Beat::waits_in).map_or_else(String::new, |call| format!(", waiting in {call}"));
-        blame(&who, &format!("has been in {} for {} s{}{inside}", phase_of(beat), who[0].idle().as_secs(), rest(&place, beat)), ranks)
+        blame(&who, &format!("has been in {doing} for {seconds} s{wanted}{inside}"), ranks)
     })
 }
 
@@ -122,15 +122,6 @@ fn stuck<'a>(running: &[&'a Seen<'a>], limits: &Limits) -> Option<Vec<&'a Seen<'
     let call = |seen: &Seen<'_>| seen.beat.map_or(0, |beat| beat.call);
     let earliest = running.iter().map(|seen| call(seen)).min()?;
     Some(running.iter().filter(|seen| call(seen) == earliest).copied().collect())
-}
-
-fn phase_of(beat: Option<&Beat>) -> &str {
-    beat.map_or("an unknown phase", |beat| beat.phase.as_str())
-}
-
-/// What a place says besides its phase.
-fn rest(place: &str, beat: Option<&Beat>) -> String {
-    place.strip_prefix(phase_of(beat)).unwrap_or_default().to_owned()
 }
 
 fn blame(who: &[&Seen<'_>], what: &str, all: &[Seen<'_>]) -> Verdict {
@@ -201,7 +192,7 @@ mod tests {
         let ranks = [seen(0, &waits, 0), seen(1, &waits, 0), seen(2, &waits, 0), seen(3, &reads, 0)];
         assert_eq!(
             line(&ranks).unwrap(),
-            "rank 3 on n2 has been in data wait for 61 s after step 7 of representation, shard a.parquet of coco; ranks 0-2 \
+            "rank 3 on n2 has been in data wait for 61 s of step 8 of representation, shard a.parquet of coco; ranks 0-2 \
              wait in all_gather #1841"
         );
         let computes = beat("step", 1840, false, 59.0);
@@ -213,7 +204,7 @@ mod tests {
         let (waits, computes) = (beat("step", 9, true, 62.0), beat("step", 8, false, 0.1));
         let found = line(&[seen(0, &waits, 0), seen(1, &computes, 31)]).unwrap();
         assert!(found.starts_with("rank 1 on n2 has said nothing for 31 s"), "{found}");
-        assert!(found.ends_with("it was last in step after step 7 of representation; rank 0 waits in all_gather #9"), "{found}");
+        assert!(found.ends_with("it was last in step 8 of representation; rank 0 waits in all_gather #9"), "{found}");
     }
 
     #[test]

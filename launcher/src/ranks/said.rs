@@ -77,18 +77,30 @@ pub struct Beat {
 }
 
 impl Beat {
-    /// Where the rank is: `data wait after step 7 of representation, shard a.parquet`.
+    /// What the rank does: `step 8 of representation`, `data wait`.
+    pub fn doing(&self) -> String {
+        let Self { phase, stage, step, .. } = self;
+        match phase.as_str() {
+            "data wait" => phase.clone(),
+            "step" => format!("step {} of {stage}", step + 1),
+            "checkpoint" => format!("{phase} of step {step} of {stage}"),
+            _ if stage.is_empty() => phase.clone(),
+            _ => format!("{phase} ({stage})"),
+        }
+    }
+
+    /// For what a rank waits for data: ` of step 8 of representation, shard a.parquet of coco`.
+    pub fn wanted(&self) -> String {
+        if self.phase != "data wait" {
+            return String::new();
+        }
+        let shard = self.reading.as_ref().map_or_else(String::new, |reading| format!(", shard {reading}"));
+        format!(" of step {} of {}{shard}", self.step + 1, self.stage)
+    }
+
+    /// Where the rank is.
     pub fn place(&self) -> String {
-        let mut text = self.phase.clone();
-        if self.can_save {
-            text = format!("{text} after step {} of {}", self.step, self.stage);
-        } else if !self.stage.is_empty() {
-            text = format!("{text} ({})", self.stage);
-        }
-        if let Some(reading) = &self.reading {
-            text = format!("{text}, shard {reading}");
-        }
-        text
+        self.doing() + &self.wanted()
     }
 
     /// The call that it is in: `all_gather #1841`.
@@ -126,7 +138,7 @@ mod tests {
         let line = r#"{"say":"beat","phase":"data wait","can_save":true,"stage":"generative","step":7,"call":41,
             "operation":"all_gather","is_inside":false,"reading":"a.parquet of coco","idle_s":61.0,"newer":1}"#;
         let Some(Said::Beat(mut beat)) = Said::read(line) else { panic!("not read") };
-        assert_eq!(beat.place(), "data wait after step 7 of generative, shard a.parquet of coco");
+        assert_eq!(beat.place(), "data wait of step 8 of generative, shard a.parquet of coco");
         assert_eq!(beat.waits_in(), None);
         beat.is_inside = true;
         assert_eq!(beat.waits_in().as_deref(), Some("all_gather #41"));

@@ -103,7 +103,7 @@ impl Job<'_> {
             End::Interrupted => return Err(Interrupted(self.next).into()),
             End::Preempted => return Err(Preempted(self.next).into()),
             // Whatever kept them from leaving in order, they were asked to leave.
-            _ if watch.leaving.is_some() => return Err(Preempted(self.next).into()),
+            _ if watch.was_asked || watch.beats.left_in_order() => return Err(Preempted(self.next).into()),
             End::ByItself(status) => (Some(status), watch.beats.first_failure()),
             End::Blamed(verdict) => (None, Some(verdict)),
         };
@@ -183,8 +183,9 @@ impl Job<'_> {
         lines: &Receiver<Line>,
         watch: &mut Watch<'_>,
     ) -> anyhow::Result<Option<End>> {
-        if watch.leaving.is_none() && (self.interrupts.leaves() > 0 || watch.beats.any_leaving()) {
-            watch.leave();
+        let was_asked = self.interrupts.leaves() > 0;
+        if (was_asked && !watch.was_asked) || (watch.leaving.is_none() && watch.beats.any_leaving()) {
+            watch.leave(was_asked);
         }
         if let Some(since) = watch.leaving {
             let idle = !watch.beats.any_connected() || watch.beats.nothing_to_save();

@@ -41,6 +41,8 @@ pub struct Watch<'a> {
     pub control: Option<Control>,
     /// Since when ranks are to leave.
     pub leaving: Option<Instant>,
+    /// Whether the launcher itself was asked, and not a rank: starters of ranks ask them so when one has failed.
+    pub was_asked: bool,
     /// Whether the launcher is ending the job, so that its starter's complaints are no news.
     pub ending: bool,
     guard: Option<&'a Guard>,
@@ -62,6 +64,7 @@ impl<'a> Watch<'a> {
             beats: Beats::new(ranks),
             control,
             leaving: None,
+            was_asked: false,
             ending: false,
             guard,
             named: false,
@@ -85,7 +88,8 @@ impl<'a> Watch<'a> {
                 None => self.view.line(&text),
             },
             Line::Error(text) => {
-                if !self.ending {
+                // What the starter of the ranks says of an end that has been explained is no news.
+                if !(self.ending || self.named) {
                     self.view.line(&text);
                 }
                 if self.tail.len() == KEPT_LINES {
@@ -110,7 +114,7 @@ impl<'a> Watch<'a> {
         self.beats.take(told);
         if !self.named
             && !self.ending
-            && self.leaving.is_none()
+            && !self.was_asked
             && let Some(verdict) = self.beats.first_failure()
         {
             self.named = true;
@@ -144,8 +148,8 @@ impl<'a> Watch<'a> {
     }
 
     /// Has the ranks write a checkpoint and leave.
-    pub fn leave(&mut self) {
-        self.leaving = Some(Instant::now());
+    pub fn leave(&mut self, was_asked: bool) {
+        (self.leaving, self.was_asked) = (Some(Instant::now()), was_asked);
         self.view.line("asked to leave: the ranks write a checkpoint and end …");
         if let Some(control) = &self.control {
             control.tell_all(Order::Leave);
