@@ -11,7 +11,7 @@ use crate::cli::{DemoArgs, LaunchArgs, Split};
 use crate::eval::{Evaluation, Task};
 use crate::exit::Unusable;
 use crate::progress::bytes;
-use crate::ranks::{Interrupts, Log, Programs};
+use crate::ranks::{HostPolicy, Interrupts, Log, Programs};
 use crate::source::{RunSource, local_folder};
 use crate::{launch, relaunch, report, tables};
 
@@ -29,8 +29,9 @@ pub fn run(args: &DemoArgs, programs: &Programs) -> anyhow::Result<()> {
     })?;
     let started = Instant::now();
     let interrupts = Interrupts::watch()?;
-    let launch_args = LaunchArgs { run: source.argument(), set, ranks: None, dry_run: false, fresh: false, log: Log::default() };
-    let plan = launch::plan(&source, &run, &launch_args, programs)?;
+    let launch_args =
+        LaunchArgs { run: source.argument(), set, ranks: None, dry_run: false, fresh: false, log: Log::default() };
+    let plan = |_: &HostPolicy| launch::plan(&source, &run, &launch_args, programs);
     let mut peak_bytes = relaunch::start(&run, &plan, &interrupts, Log::default())?.peak_bytes;
     let mut results = Vec::new();
     for (task, stage) in tasks(&run) {

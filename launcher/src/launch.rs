@@ -6,7 +6,7 @@ use configs::Run;
 use crate::cli::LaunchArgs;
 use crate::corpus;
 use crate::exit::Unusable;
-use crate::ranks::{Interrupts, Plan, Programs};
+use crate::ranks::{HostPolicy, Interrupts, Plan, Programs};
 use crate::relaunch;
 use crate::source::{RunSource, local_folder};
 
@@ -21,12 +21,12 @@ pub const NEXT: &str = "committed checkpoints stay; the same command continues f
 pub fn run(args: &LaunchArgs, programs: &Programs) -> anyhow::Result<()> {
     let source = RunSource::find(&args.run);
     let run = source.load(&args.set)?;
-    let plan = plan(&source, &run, args, programs)?;
+    let planner = |_: &HostPolicy| plan(&source, &run, args, programs);
     if args.dry_run {
-        return print_plan(&run, &plan);
+        return print_plan(&run, &plan(&source, &run, args, programs)?);
     }
     let interrupts = Interrupts::watch_leaving(&run.cluster.preempt_signals)?;
-    relaunch::start(&run, &plan, &interrupts, args.log)?;
+    relaunch::start(&run, &planner, &interrupts, args.log)?;
     let output = run.run.output.as_str();
     println!("{}: done, in {output}; see it with: blip2 report {output}", run.run.name);
     Ok(())

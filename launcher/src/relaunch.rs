@@ -10,32 +10,35 @@ use crate::launch::NEXT;
 use crate::ranks::{Guard, Hold, HostPolicy, Interrupts, Job, Log, Next, Outcome, Plan, RankFailure, Restarts};
 use crate::source::local_folder;
 
+/// Plans a start of the ranks, on the machines that are to be used.
+pub type Planner<'a> = dyn Fn(&HostPolicy) -> anyhow::Result<Plan> + 'a;
+
 /// How often signals are looked for between two starts.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Writes absent corpora, ends ranks that an earlier launch left, and runs the plan until the run is done, starting ranks
-/// again after failures as `cluster.restarts` says.
+/// again after failures as `cluster.restarts` says. Each start is planned anew, as machines may have to be left out.
 ///
 /// # Errors
 /// A run that another launcher holds, ranks that failed too often, an interruption, a request to leave.
 #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
-pub fn start(run: &Run, plan: &Plan, interrupts: &Interrupts, log: Log) -> anyhow::Result<Outcome> {
+pub fn start(run: &Run, plan: &Planner<'_>, interrupts: &Interrupts, log: Log) -> anyhow::Result<Outcome> {
+    let (mut restarts, mut hosts) = (Restarts::new(&run.cluster.restarts), HostPolicy::new(&run.cluster.restarts));
+    let mut next = plan(&hosts)?;
     let hold = local_folder(run.run.output.as_str()).map(|output| Hold::take(&output)).transpose()?;
     let mut guard = Guard::new(run, log)?;
     if hold.is_none() {
         eprintln!("logs of the ranks and records of failures are in {}", guard.folder.display());
     }
     if let Some(hold) = &hold {
-        let ended = hold.end_ranks(&plan.rank_program)?;
+        let ended = hold.end_ranks(&next.rank_program)?;
         if ended > 0 {
             eprintln!("ended {ended} ranks that an earlier launch of this run had left");
         }
     }
     corpus::ensure(run)?;
-    let (mut restarts, mut hosts) = (Restarts::new(&run.cluster.restarts), HostPolicy::new(&run.cluster.restarts));
-    let mut plan = plan.clone();
     loop {
-        let job = Job { plan: &plan, interrupts, hold: hold.as_ref(), guard: Some(&guard), next: NEXT };
+        let job = Job { plan: &next, interrupts, hold: hold.as_ref(), guard: Some(&guard), next: NEXT };
         let error = match job.run() {
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
@@ -59,8 +62,9 @@ pub fn start(run: &Run, plan: &Plan, interrupts: &Interrupts, log: Log) -> anyho
                 wait(after, interrupts)?;
             }
         }
+        next = plan(&hosts)?;
         // A run that began anew goes on from then.
-        plan.arguments.retain(|argument| argument != "--fresh");
+        next.arguments.retain(|argument| argument != "--fresh");
         guard.launch += 1;
     }
 }

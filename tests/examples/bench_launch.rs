@@ -71,7 +71,8 @@ impl Launch {
 }
 
 fn rank(output: &Path, rank: usize) -> u32 {
-    let note: Value = serde_json::from_slice(&fs::read(output.join(format!("launch/rank-{rank}.pid"))).unwrap()).unwrap();
+    let note: Value =
+        serde_json::from_slice(&fs::read(output.join(format!("launch/rank-{rank}.pid"))).unwrap()).unwrap();
     note["pid"].as_u64().unwrap() as u32
 }
 

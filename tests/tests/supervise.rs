@@ -268,7 +268,7 @@ fn nothing_outlives_a_launcher_that_is_killed() {
 fn a_rank_that_computes_longer_is_flagged() {
     let output = undisturbed().0.join("slow");
     let _turn = turn();
-    let mut command = supervised(&output, &["stages.representation.steps=90", "stages.generative.steps=1"]);
+    let mut command = supervised(&output, &["stages.representation.steps=90", "stages.generative.steps=4"]);
     let result = ended(spawn(command.env("BLIP2_TEST_FAULT", "slow-150:1:1")));
     assert!(result.status.success(), "{}", stderr(&result));
     assert_says(&result, &["rank 1 is slow: it computes "]);
@@ -290,7 +290,7 @@ fn logs_that_cannot_be_written_are_found_before_ranks_start() {
 fn a_log_for_programs_is_one_object_per_line() {
     let output = undisturbed().0.join("json");
     let _turn = turn();
-    let mut command = supervised(&output, &["stages.representation.steps=8", "stages.generative.steps=1"]);
+    let mut command = supervised(&output, &["stages.representation.steps=14", "stages.generative.steps=4"]);
     let result = ended(spawn(command.args(["--log", "json"]).env("BLIP2_TEST_FAULT", "panic:1:6")));
     assert!(result.status.success(), "{}", stderr(&result));
     let lines: Vec<serde_json::Value> =

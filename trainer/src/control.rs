@@ -166,7 +166,8 @@ impl Control {
         loop {
             // Which phases follow one another within a step is no news.
             let place = self.activity.at();
-            let now = (place.phase.can_save() && place.phase != Phase::Checkpoint, place.stage, self.activity.is_to_leave());
+            let now =
+                (place.phase.can_save() && place.phase != Phase::Checkpoint, place.stage, self.activity.is_to_leave());
             if told.as_ref() != Some(&now) || last.elapsed() >= BEAT {
                 (told, last) = (Some(now), Instant::now());
                 self.say(&self.report());

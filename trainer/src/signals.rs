@@ -54,6 +54,9 @@ pub fn watch(leaving: Leaving, activity: Arc<Activity>, control: Arc<Control>, i
         control.bye(PREEMPTED);
         control.end_job(PREEMPTED);
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).context("cannot start the thread that waits for signals")?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)
+        .context("cannot start the thread that waits for signals")?;
     Ok(())
 }

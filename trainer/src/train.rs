@@ -24,12 +24,7 @@ use crate::{stage1::Stage1, stage2::Stage2};
 ///
 /// # Errors
 /// What stopped the run; the same call continues from the last checkpoint.
-pub fn train(
-    run: &Run,
-    ranks: &dyn Collective,
-    events: Events,
-    activity: Arc<Activity>,
-) -> Result<(), TrainerError> {
+pub fn train(run: &Run, ranks: &dyn Collective, events: Events, activity: Arc<Activity>) -> Result<(), TrainerError> {
     let mut session = Session::begin(run, ranks, events, activity)?;
     let towers = build_towers(run, &mut session)?;
     let sources = open_sources(run, &mut session)?;

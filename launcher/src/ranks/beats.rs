@@ -221,7 +221,8 @@ mod tests {
         beats.take(hello(0));
         beats.take(hello(1));
         assert!(beats.any_connected() && beats.first_failure().is_none() && beats.code().is_none());
-        let failed = |message: &str, code| Said::Failed(Failed { message: message.into(), code, panic: false, again: true });
+        let failed =
+            |message: &str, code| Said::Failed(Failed { message: message.into(), code, panic: false, again: true });
         beats.take(Told::Said(1, failed("the disk is full", 77)));
         beats.take(Told::Said(0, failed("rank 1 has gone", 1)));
         beats.take(Told::Closed(1));

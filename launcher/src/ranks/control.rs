@@ -68,8 +68,9 @@ impl Control {
     /// # Errors
     /// When the address is not this host's, or no port is free.
     pub fn listen(host: IpAddr, tell: impl Fn(Told) -> bool + Clone + Send + 'static) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((host, 0))
-            .with_context(|| format!("cannot listen for ranks on {host}; expected an address of this host with a free port"))?;
+        let listener = TcpListener::bind((host, 0)).with_context(|| {
+            format!("cannot listen for ranks on {host}; expected an address of this host with a free port")
+        })?;
         let address = listener.local_addr()?;
         let token = token().context("cannot read random bytes from /dev/urandom")?;
         let (connections, stop) = (Connections::default(), Arc::new(AtomicBool::new(false)));

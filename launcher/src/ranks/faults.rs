@@ -25,12 +25,19 @@ pub fn save(faults: &Path, verdict: &Verdict, beats: &Beats, host: &str) -> std:
     let number = (1..).find(|n| !faults.join(n.to_string()).exists()).unwrap_or(0);
     let folder = faults.join(number.to_string());
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("fault.json"), format!("{:#}\n", json!({ "schema_version": 1, "line": verdict.line,
-        "ranks": verdict.culprits, "table": beats.table() })))?;
+    fs::write(
+        folder.join("fault.json"),
+        format!(
+            "{:#}\n",
+            json!({ "schema_version": 1, "line": verdict.line,
+        "ranks": verdict.culprits, "table": beats.table() })
+        ),
+    )?;
     let processes = beats.processes_on(host);
     for (rank, state) in beats.ranks.iter().enumerate() {
         let of_rank = |name: &str| folder.join(format!("rank-{rank}-{name}"));
-        let lines: String = state.beats.iter().map(|(at, beat)| format!("{}\n", json!({ "at_s": at, "beat": beat }))).collect();
+        let lines: String =
+            state.beats.iter().map(|(at, beat)| format!("{}\n", json!({ "at_s": at, "beat": beat }))).collect();
         fs::write(of_rank("beats.jsonl"), lines)?;
         if !verdict.culprits.contains(&rank) {
             continue;

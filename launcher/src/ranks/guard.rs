@@ -94,7 +94,9 @@ impl Guard {
 
 fn check_writable(folder: &Path) -> anyhow::Result<()> {
     let probe = folder.join(format!(".writable-{}", std::process::id()));
-    let tried = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, "")).and_then(|()| std::fs::remove_file(&probe));
+    let tried = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&probe, ""))
+        .and_then(|()| std::fs::remove_file(&probe));
     tried.map_err(|error| {
         Unusable(format!(
             "found that {} cannot be written to ({error}); expected a folder for the logs of the ranks. Set \

@@ -86,8 +86,10 @@ pub fn examine(ranks: &[Seen<'_>], since_start: Duration, limits: &Limits) -> Op
         );
         return Some(blame(&[worst], &what, ranks));
     }
-    let not_met: Vec<&&Seen<'_>> =
-        running.iter().filter(|seen| seen.beat.is_none_or(|beat| matches!(&*beat.phase, "" | "starting" | "joining"))).collect();
+    let not_met: Vec<&&Seen<'_>> = running
+        .iter()
+        .filter(|seen| seen.beat.is_none_or(|beat| matches!(&*beat.phase, "" | "starting" | "joining")))
+        .collect();
     if !not_met.is_empty() {
         if since_start <= limits.start {
             return None;
@@ -157,7 +159,8 @@ fn ranges(ranks: &[usize]) -> String {
             _ => parts.push((*rank, *rank)),
         }
     }
-    let part = |(first, last): &(usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let part =
+        |(first, last): &(usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
@@ -174,7 +177,18 @@ mod tests {
 
     fn beat(phase: &str, call: u64, is_inside: bool, idle_s: f64) -> Beat {
         let (phase, operation, stage) = (phase.into(), "all_gather".into(), "representation".into());
-        Beat { phase, can_save: true, stage, step: 7, steps_made: 7, call, operation, is_inside, idle_s, ..Beat::default() }
+        Beat {
+            phase,
+            can_save: true,
+            stage,
+            step: 7,
+            steps_made: 7,
+            call,
+            operation,
+            is_inside,
+            idle_s,
+            ..Beat::default()
+        }
     }
 
     fn seen<'a>(rank: usize, beat: &'a Beat, quiet: u64) -> Seen<'a> {

@@ -54,7 +54,9 @@ impl Restarts {
             return Next::GiveUp("another try would end the same way".to_owned());
         }
         if end.error.is_some() && end.error == self.last_error {
-            return Next::GiveUp("the same error came again at the same step, without a checkpoint in between".to_owned());
+            return Next::GiveUp(
+                "the same error came again at the same step, without a checkpoint in between".to_owned(),
+            );
         }
         if self.used >= self.max {
             let max = self.max;

@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn a_slow_rank_is_named_once() {
         let mut stragglers = Stragglers::default();
-        let beat = |steps_made: u64, step_s: f64| Beat { steps_made, own_s: steps_made as f64 * step_s, ..Beat::default() };
+        let beat =
+            |steps_made: u64, step_s: f64| Beat { steps_made, own_s: steps_made as f64 * step_s, ..Beat::default() };
         let mut look = |steps: u64, slow: f64| {
             let beats = [beat(steps, 0.1), beat(steps, 0.11), beat(steps, slow)];
             stragglers.look(&beats.iter().enumerate().collect::<Vec<_>>())

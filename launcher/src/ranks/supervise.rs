@@ -86,6 +86,7 @@ impl Job<'_> {
         let mut watch = Watch::new(self.plan.ranks, self.guard, control);
         let ended = self.follow(&mut child, &lines, &mut watch);
         watch.view.finish();
+        watch.write_table();
         drop(open_input);
         watch.control = None;
         if !matches!(&ended, Ok(End::ByItself(status)) if status.success()) {
@@ -200,7 +201,8 @@ impl Job<'_> {
             watch.tell(*rank, Order::Threads);
         }
         let until = Instant::now() + THREADS;
-        let has_said = |watch: &Watch<'_>| verdict.culprits.iter().all(|rank| watch.beats.ranks[*rank].threads.is_some());
+        let has_said =
+            |watch: &Watch<'_>| verdict.culprits.iter().all(|rank| watch.beats.ranks[*rank].threads.is_some());
         while !has_said(watch)
             && let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now()))
         {
@@ -212,7 +214,13 @@ impl Job<'_> {
     }
 
     /// Asks the ranks and the child to end, and ends the child by force after a while, or at once at a second Ctrl-C.
-    fn end(&self, child: &mut Child, lines: &Receiver<Line>, watch: &mut Watch<'_>, grace: Duration) -> anyhow::Result<()> {
+    fn end(
+        &self,
+        child: &mut Child,
+        lines: &Receiver<Line>,
+        watch: &mut Watch<'_>,
+        grace: Duration,
+    ) -> anyhow::Result<()> {
         watch.ending = true;
         if let Some(control) = &watch.control {
             control.tell_all(Order::End);

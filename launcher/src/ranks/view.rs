@@ -151,7 +151,9 @@ impl View {
 /// Whether a line speaks of an error or a warning, as our own, Rust's and the libraries' do.
 fn is_problem(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    ["error", "warn", "panicked", "fatal", "abort", "exception", "terminate called"].iter().any(|word| lower.contains(word))
+    ["error", "warn", "panicked", "fatal", "abort", "exception", "terminate called"]
+        .iter()
+        .any(|word| lower.contains(word))
 }
 
 #[expect(clippy::print_stderr, reason = "progress is what this module prints")]

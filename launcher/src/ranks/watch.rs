@@ -140,11 +140,16 @@ impl<'a> Watch<'a> {
         if let Some(line) = self.beats.straggler() {
             self.view.problem(&line);
         }
-        if let Some(guard) = self.guard {
-            let (path, beside) = (guard.folder.join("ranks.json"), guard.folder.join("ranks.json.tmp"));
-            // Of the table people miss one second.
-            let _full = std::fs::write(&beside, self.beats.table().to_string()).and_then(|()| std::fs::rename(&beside, &path));
-        }
+        self.write_table();
+    }
+
+    /// Writes the table of ranks, which appears whole.
+    pub fn write_table(&self) {
+        let Some(guard) = self.guard else { return };
+        let (path, beside) = (guard.folder.join("ranks.json"), guard.folder.join("ranks.json.tmp"));
+        // Of the table people miss one second.
+        let _full =
+            std::fs::write(&beside, self.beats.table().to_string()).and_then(|()| std::fs::rename(&beside, &path));
     }
 
     /// Has the ranks write a checkpoint and leave.
@@ -181,7 +186,8 @@ impl<'a> Watch<'a> {
     pub fn culprit(&self, verdict: Verdict) -> Culprit {
         let first = verdict.culprits.first().and_then(|rank| self.beats.ranks.get(*rank));
         let failed = first.and_then(|state| state.failed.as_ref());
-        let place = first.and_then(|state| state.beat.as_ref()).map(|beat| (beat.stage.clone(), beat.step)).unwrap_or_default();
+        let place =
+            first.and_then(|state| state.beat.as_ref()).map(|beat| (beat.stage.clone(), beat.step)).unwrap_or_default();
         Culprit {
             host: first.and_then(|state| Some(state.hello.as_ref()?.host.clone())),
             code: self.beats.code(),
