@@ -268,7 +268,7 @@ fn nothing_outlives_a_launcher_that_is_killed() {
 fn a_rank_that_computes_longer_is_flagged() {
     let output = undisturbed().0.join("slow");
     let _turn = turn();
-    let mut command = supervised(&output, &["stages.representation.steps=90", "stages.generative.steps=4"]);
+    let mut command = supervised(&output, &["stages.representation.steps=40", "stages.generative.steps=4"]);
     let result = ended(spawn(command.env("BLIP2_TEST_FAULT", "slow-150:1:1")));
     assert!(result.status.success(), "{}", stderr(&result));
     assert_says(&result, &["rank 1 is slow: it computes "]);

@@ -113,6 +113,8 @@ impl Control {
 
     /// Tells why this rank fails. `again` says whether another try may go better.
     pub fn failed(&self, message: &str, code: u8, is_panic: bool, again: bool) {
+        // Where it fails is part of what is told: the last report may be a second old.
+        self.say(&self.report());
         self.say(&json!({ "say": "failed", "message": message, "code": code, "panic": is_panic, "again": again }));
     }
 
