@@ -12,7 +12,7 @@ const HELD: u8 = 76;
 
 /// The exit code that belongs to an error; docs/exit-codes.md has them all.
 pub fn code_of(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(|cause| of_cause(cause)).unwrap_or(crate::ERROR)
+    error.chain().find_map(of_cause).unwrap_or(crate::ERROR)
 }
 
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
