@@ -140,7 +140,7 @@ impl<'a> Watch<'a> {
         if self.last_look >= self.next_memory {
             self.outcome.peak_bytes = self.outcome.peak_bytes.max(process::peak_resident_of_family());
             // A look at every process of the machine takes milliseconds, and peaks only grow: rarer as time goes on.
-            self.next_memory = self.last_look + (self.started.elapsed() / 10).clamp(SECOND, 20 * SECOND);
+            self.next_memory = self.last_look + (self.started.elapsed() / 4).clamp(SECOND, 20 * SECOND);
         }
         if let Some(control) = &self.control {
             control.tell_all(Order::Ping);
