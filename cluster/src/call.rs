@@ -28,8 +28,20 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 6] =
+    pub const ALL: [Self; 6] =
         [Self::Barrier, Self::AllReduce, Self::Broadcast, Self::AllGather, Self::AllToAll, Self::Finish];
+
+    /// As the functions of [`crate::Collective`] are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Barrier => "barrier",
+            Self::AllReduce => "all_reduce",
+            Self::Broadcast => "broadcast",
+            Self::AllGather => "all_gather",
+            Self::AllToAll => "all_to_all",
+            Self::Finish => "finish",
+        }
+    }
 }
 
 impl Call {

@@ -20,6 +20,12 @@ section! {
         pub threads_per_rank: usize = 8 => Rule::within(1.0, 4096.0),
         /// How long the launcher waits before it calls a run hung.
         pub timeouts_s: Timeouts = all_defaults(),
+        /// What follows when ranks fail.
+        pub restarts: Restarts = all_defaults(),
+        /// Signals at which the launcher, or a rank, has a checkpoint written and leaves with exit code 75.
+        pub preempt_signals: Vec<PreemptSignal> = vec![PreemptSignal::Usr1, PreemptSignal::Term],
+        /// What the ranks write to standard error.
+        pub logs: Logs = all_defaults(),
         /// The batch job that `blip2 submit` writes.
         pub slurm: Slurm = all_defaults(),
     }
@@ -56,6 +62,44 @@ section! {
         pub first_step: u64 = 1800 => Rule::at_least(1.0),
         /// From one step to the next.
         pub step: u64 = 120 => Rule::at_least(1.0),
+        /// Without a word of a rank: it is stopped, or its machine or network is gone.
+        pub silence: u64 = 30 => Rule::at_least(2.0),
+    }
+}
+
+section! {
+    /// What follows when ranks fail.
+    pub struct Restarts {
+        /// Launches after the first; a launch that commits a checkpoint begins the count anew.
+        pub max: u64 = 10 => Rule::within(0.0, 1_000_000.0),
+        /// Seconds before the first of them; twice as long before each further one, at most five minutes.
+        pub backoff_s: u64 = 2 => Rule::within(0.0, 300.0),
+        /// Whether a run may go on with fewer ranks than configured, when a machine is left out.
+        pub fewer_ranks: bool = true,
+        /// Failures after which a machine is left out, where others are left; null for never.
+        pub exclude_host_after: Option<u64> = Some(3) => Rule::at_least(1.0),
+    }
+}
+
+choice! {
+    /// A signal that asks a run to leave.
+    pub enum PreemptSignal {
+        /// SIGUSR1.
+        "USR1" => Usr1,
+        /// SIGUSR2.
+        "USR2" => Usr2,
+        /// SIGTERM.
+        "TERM" => Term,
+    }
+}
+
+section! {
+    /// What the ranks write to standard error, a file for each.
+    pub struct Logs {
+        /// The folder, on each machine; null for `launch/logs` in an output that is a folder, else one among temporary files.
+        pub folder: Option<String> = None => Rule::NotEmpty,
+        /// A longer file makes room for a new one; two old ones are kept.
+        pub max_mb: u64 = 64 => Rule::within(1.0, 1_000_000.0),
     }
 }
 

@@ -11,9 +11,9 @@ use crate::cli::{DemoArgs, LaunchArgs, Split};
 use crate::eval::{Evaluation, Task};
 use crate::exit::Unusable;
 use crate::progress::bytes;
-use crate::ranks::{Interrupts, Programs};
+use crate::ranks::{HostPolicy, Interrupts, Log, Programs};
 use crate::source::{RunSource, local_folder};
-use crate::{launch, report, tables};
+use crate::{launch, relaunch, report, tables};
 
 /// Runs the demo to its report.
 ///
@@ -29,9 +29,10 @@ pub fn run(args: &DemoArgs, programs: &Programs) -> anyhow::Result<()> {
     })?;
     let started = Instant::now();
     let interrupts = Interrupts::watch()?;
-    let launch_args = LaunchArgs { run: source.argument(), set, ranks: None, dry_run: false, fresh: false };
-    let plan = launch::plan(&source, &run, &launch_args, programs)?;
-    let mut peak_bytes = launch::start(&run, &plan, &interrupts)?.peak_bytes;
+    let launch_args =
+        LaunchArgs { run: source.argument(), set, ranks: None, dry_run: false, fresh: false, log: Log::default() };
+    let plan = |_: &HostPolicy| launch::plan(&source, &run, &launch_args, programs);
+    let mut peak_bytes = relaunch::start(&run, &plan, &interrupts, Log::default())?.peak_bytes;
     let mut results = Vec::new();
     for (task, stage) in tasks(&run) {
         for split in Split::ALL {

@@ -70,7 +70,7 @@ pub(crate) fn one_rank(
 ) -> anyhow::Result<(Value, Outcome)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan::local(programs, 1, cores, arguments)?;
-    let mut outcome = Job { plan: &plan, interrupts, hold: None, next: NEXT }.run()?;
+    let mut outcome = Job { plan: &plan, interrupts, hold: None, guard: None, next: NEXT }.run()?;
     let result = outcome.result.take().with_context(|| {
         format!("{plan}\nended well and reported no result; expected one. Is this blip2-rank of another version?")
     })?;

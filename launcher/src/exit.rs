@@ -16,13 +16,18 @@ pub const PREEMPTED: u8 = 75;
 pub const HELD: u8 = 76;
 /// Not enough resources.
 pub const RESOURCES: u8 = 77;
-/// Ended by Ctrl-C or SIGTERM.
+/// Ended by Ctrl-C; by SIGTERM where nothing would be continued.
 pub const INTERRUPTED: u8 = 130;
 
 /// A person ended the command.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: {0}")]
 pub struct Interrupted(pub &'static str);
+
+/// The run was asked to leave, and what it had is in a checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[error("preempted: {0}")]
+pub struct Preempted(pub &'static str);
 
 /// Arguments or settings that are right in themselves and that this command cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,9 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
 fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Interrupted>() {
         return Some(INTERRUPTED);
+    }
+    if cause.is::<Preempted>() {
+        return Some(PREEMPTED);
     }
     if cause.is::<configs::ConfigError>() || cause.is::<Unusable>() {
         return Some(USAGE);

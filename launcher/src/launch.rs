@@ -6,7 +6,8 @@ use configs::Run;
 use crate::cli::LaunchArgs;
 use crate::corpus;
 use crate::exit::Unusable;
-use crate::ranks::{Hold, Interrupts, Job, Outcome, Plan, Programs};
+use crate::ranks::{HostPolicy, Interrupts, Plan, Programs};
+use crate::relaunch;
 use crate::source::{RunSource, local_folder};
 
 /// What stays after a failure or an interruption.
@@ -20,12 +21,12 @@ pub const NEXT: &str = "committed checkpoints stay; the same command continues f
 pub fn run(args: &LaunchArgs, programs: &Programs) -> anyhow::Result<()> {
     let source = RunSource::find(&args.run);
     let run = source.load(&args.set)?;
-    let plan = plan(&source, &run, args, programs)?;
+    let planner = |_: &HostPolicy| plan(&source, &run, args, programs);
     if args.dry_run {
-        return print_plan(&run, &plan);
+        return print_plan(&run, &plan(&source, &run, args, programs)?);
     }
-    let interrupts = Interrupts::watch()?;
-    start(&run, &plan, &interrupts)?;
+    let interrupts = Interrupts::watch_leaving(&run.cluster.preempt_signals)?;
+    relaunch::start(&run, &planner, &interrupts, args.log)?;
     let output = run.run.output.as_str();
     println!("{}: done, in {output}; see it with: blip2 report {output}", run.run.name);
     Ok(())
@@ -58,23 +59,6 @@ pub fn plan(source: &RunSource, run: &Run, args: &LaunchArgs, programs: &Program
         plan.note_pids_in(&std::path::absolute(output.join("launch"))?);
     }
     Ok(plan)
-}
-
-/// Writes absent corpora, ends ranks that an earlier launch left, and runs the plan.
-///
-/// # Errors
-/// As [`run`].
-#[expect(clippy::print_stderr, reason = "progress goes to standard error")]
-pub fn start(run: &Run, plan: &Plan, interrupts: &Interrupts) -> anyhow::Result<Outcome> {
-    let hold = local_folder(run.run.output.as_str()).map(|output| Hold::take(&output)).transpose()?;
-    if let Some(hold) = &hold {
-        let ended = hold.end_ranks(&plan.rank_program)?;
-        if ended > 0 {
-            eprintln!("ended {ended} ranks that an earlier launch of this run had left");
-        }
-    }
-    corpus::ensure(run)?;
-    Job { plan, interrupts, hold: hold.as_ref(), next: NEXT }.run()
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

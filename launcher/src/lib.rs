@@ -14,6 +14,7 @@ pub mod html;
 pub mod launch;
 pub mod progress;
 pub mod ranks;
+pub mod relaunch;
 pub mod report;
 pub mod source;
 pub mod tables;

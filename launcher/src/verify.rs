@@ -29,6 +29,8 @@ const SLICED: &[&str] = &[
     "checkpoint.every_steps=3",
     "checkpoint.every_s=null",
     "checkpoint.keep_last=2",
+    // Who was killed here is not to be started again by its launcher.
+    "cluster.restarts.max=0",
 ];
 /// How often commits are looked for.
 const TICK: Duration = Duration::from_millis(5);

@@ -28,6 +28,8 @@ pub const SCHEDULE: &[&str] = &[
     "stages.generative.lr_schedule.warmup_steps=2",
     "checkpoint.every_steps=5",
     "metrics.every_steps=4",
+    // A kill is to end the launch; tests/tests/supervise.rs has the others.
+    "cluster.restarts.max=0",
 ];
 
 /// The overrides that make the demo such a run, with its output, and the shards and towers below `shared`.

@@ -12,6 +12,14 @@ pub enum TrainerError {
         #[source]
         source: tch::TchError,
     },
+    /// The rank was asked to leave, and did so in order.
+    #[error("preempted: a checkpoint of step {step} of stage {stage} is committed; the same command continues from it")]
+    Preempted {
+        /// The stage.
+        stage: String,
+        /// Its last step.
+        step: u64,
+    },
     /// Ranks could not talk.
     #[error(transparent)]
     Cluster(#[from] cluster::ClusterError),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use cluster::{Collective, gather_texts};
 use configs::{Resize, Run, Stage};
@@ -14,6 +15,7 @@ use data_pipeline::store::Location;
 use serde_json::{Value, json};
 
 use crate::TrainerError;
+use crate::activity::{Activity, Phase};
 use crate::segment_file::SegmentFile;
 use crate::session::{Session, StagePosition};
 use crate::sources::Sources;
@@ -24,6 +26,7 @@ const LEDGER: &str = "data";
 /// The loader of a stage's own slices, with its records.
 pub struct Feed {
     loader: Loader,
+    activity: Arc<Activity>,
     stage: String,
     names: Vec<String>,
     /// Counts of all ranks before this launch; on rank 0.
@@ -66,7 +69,9 @@ impl Feed {
         let known: BTreeMap<String, SourceLedger> =
             serde_json::from_value(session.restored()[LEDGER].clone()).unwrap_or_default();
         let before = names.iter().map(|name| known.get(name).cloned().unwrap_or_default()).collect();
-        Ok(Self { loader, stage: at.stage.name().into(), names, before, output, list, quarantine: None })
+        let activity = Arc::clone(&session.activity);
+        activity.read_from(loader.awaited());
+        Ok(Self { loader, activity, stage: at.stage.name().into(), names, before, output, list, quarantine: None })
     }
 
     /// The next own slice. Samples that had to be replaced are written to the run's list.
@@ -74,7 +79,9 @@ impl Feed {
     /// # Errors
     /// What stopped the data, or when the list cannot be written.
     pub fn next_batch(&mut self) -> Result<Batch, TrainerError> {
+        self.activity.enter(Phase::DataWait);
         let batch = self.loader.next_batch()?;
+        self.activity.enter(Phase::Step);
         if batch.skipped.is_empty() {
             return Ok(batch);
         }

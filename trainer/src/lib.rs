@@ -10,6 +10,7 @@
 //! # drop(cuda);
 //! ```
 
+pub mod activity;
 pub mod batches;
 pub mod bench;
 pub mod capfilt;

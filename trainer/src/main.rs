@@ -1,6 +1,12 @@
 //! One rank. People type `blip2`; it starts this program, under mpirun or srun when there are several ranks.
 
 mod arguments;
+mod control;
+mod environment;
+mod failure;
+mod process;
+mod rank_log;
+mod signals;
 
 use std::env;
 use std::io::{self, Write};
@@ -15,16 +21,20 @@ use arguments::{
     ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
-use cluster::{ClusterError, Collective, Threads, Topology};
+use cluster::{ClusterError, Collective, Observed, Threads, Topology};
+use control::Control;
 use data_pipeline::synthetic::Split;
+use environment::Environment;
 use tch::Device;
 use trainer::TrainerError;
+use trainer::activity::{Activity, Phase};
 use trainer::capfilt;
 use trainer::device;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
 use trainer::self_check::{Candidates, self_check};
+use trainer::session::Rank;
 
 /// Exit code for an error; the table of all codes is in docs/exit-codes.md.
 const ERROR: u8 = 1;
@@ -37,11 +47,18 @@ fn main() -> ExitCode {
         print_error(&error.into());
         return ExitCode::from(ERROR);
     }
-    match join().and_then(|job| job.run(arguments.command, cuda)) {
+    let job = match Job::join(&arguments.command) {
+        Ok(job) => job,
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::from(ERROR);
+        }
+    };
+    match job.run(arguments.command, cuda) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(&error);
-            ExitCode::from(ERROR)
+            ExitCode::from(failure::code_of(&error))
         }
     }
 }
@@ -51,27 +68,51 @@ struct Job {
     topology: Topology,
     ranks: Arc<dyn Collective>,
     mpi_pieces: Vec<PathBuf>,
-}
-
-fn join() -> Result<Job> {
-    let topology = Topology::from_environment()?;
-    let configured = env::var_os("BLIP2_MPI_LIBRARY").map(PathBuf::from);
-    let executable = env::current_exe().context("cannot find the path of this program")?;
-    let mpi_pieces = cluster::piece_candidates(configured.as_deref(), Some(&executable));
-    let ranks = cluster::connect(&topology, &mpi_pieces)?;
-    abort_on_panic(Arc::clone(&ranks));
-    Ok(Job { topology, ranks, mpi_pieces })
+    activity: Arc<Activity>,
+    control: Arc<Control>,
 }
 
 impl Job {
+    /// Joins the other ranks. The launcher hears of this one before, so that it can tell who did not get so far.
+    fn join(command: &Command) -> Result<Self> {
+        let topology = Topology::from_environment()?;
+        let environment = Environment::read(topology.rank)?;
+        let activity = Arc::new(Activity::with_fault(environment.fault));
+        let control = environment.connect(&topology, &activity)?;
+        report_panics(Arc::clone(&control));
+        if matches!(command, Command::Train(_)) {
+            let is_alone = topology.world_size == 1;
+            signals::watch(environment.leaving, Arc::clone(&activity), Arc::clone(&control), is_alone)?;
+        }
+        activity.enter(Phase::Joining);
+        let configured = env::var_os("BLIP2_MPI_LIBRARY").map(PathBuf::from);
+        let executable = env::current_exe().context("cannot find the path of this program")?;
+        let mpi_pieces = cluster::piece_candidates(configured.as_deref(), Some(&executable));
+        let ranks = cluster::connect(&topology, &mpi_pieces)
+            .inspect_err(|error| control.failed(&error.to_string(), ERROR, false, true))?;
+        control.joined(Arc::clone(&ranks));
+        Ok(Job { topology, ranks, mpi_pieces, activity, control })
+    }
+
     /// Runs the command. An error ends the whole job, as the other ranks may be waiting for this one.
     fn run(self, command: Command, cuda: CudaLibrary) -> Result<()> {
-        let outcome = self.execute(command, cuda).and_then(|()| Ok(self.ranks.finish()?));
-        if let Err(error) = &outcome
-            && self.ranks.world_size() > 1
-        {
-            print_error(error);
-            self.ranks.abort(i32::from(ERROR));
+        let outcome = self.execute(command, cuda);
+        let outcome = match outcome {
+            Err(error) if failure::is_preempted(&error) => self.ranks.finish().map_err(Into::into).and(Err(error)),
+            Err(error) => Err(error),
+            Ok(()) => Ok(self.ranks.finish()?),
+        };
+        match &outcome {
+            Ok(()) => self.control.bye(0),
+            Err(error) if failure::is_preempted(error) => self.control.bye(failure::PREEMPTED),
+            Err(error) => {
+                let code = failure::code_of(error);
+                self.control.failed(&failure::text(error), code, false, failure::may_go_better(error));
+                if self.ranks.world_size() > 1 {
+                    print_error(error);
+                    self.ranks.abort(i32::from(code));
+                }
+            }
         }
         outcome
     }
@@ -130,13 +171,15 @@ impl Job {
         let run = arguments.config.load()?;
         let rank = self.ranks.rank();
         write_pid(rank)?;
-        if arguments.exit_on_stdin_eof && rank == 0 {
+        // A launcher that ranks report to is missed sooner so.
+        if arguments.exit_on_stdin_eof && rank == 0 && !self.control.has_launcher() {
             watch_stdin(Arc::clone(&self.ranks));
         }
         if arguments.fresh && rank == 0 {
             trainer::session::set_aside(run.run.output.as_str())?;
         }
-        self.ranks.barrier()?;
+        Observed::new(self.ranks.as_ref(), &self.activity.calls).barrier()?;
+        let activity = Arc::clone(&self.activity);
         tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };
@@ -144,14 +187,18 @@ impl Job {
         match arguments.threads {
             None if run.cluster.backend == configs::Backend::Nccl && self.ranks.world_size() > 1 => {
                 let gpus = libraries::connect_gpus(Arc::clone(&self.ranks), self.topology.local_rank)?;
-                let outcome = trainer::train::train(&run, gpus.as_ref(), device, events);
+                let ranks = &Observed::new(gpus.as_ref(), &self.activity.calls);
+                let outcome = trainer::train::train(&run, Rank { ranks, device, events, activity });
                 if outcome.is_err() {
                     // NCCL would wait for the other ranks while it is taken down; the job is ended instead.
                     std::mem::forget(gpus);
                 }
                 Ok(outcome?)
             }
-            None => Ok(trainer::train::train(&run, self.ranks.as_ref(), device, events)?),
+            None => {
+                let ranks = &Observed::new(self.ranks.as_ref(), &self.activity.calls);
+                Ok(trainer::train::train(&run, Rank { ranks, device, events, activity })?)
+            }
             Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, device, events),
             Some(_) => anyhow::bail!("--threads makes ranks inside one process; start one process, without mpirun"),
         }
@@ -164,7 +211,7 @@ fn train_on_threads(run: &configs::Run, threads: usize, device: Device, events: 
         let train = |ranks: Threads| {
             move || {
                 let events = if ranks.rank() == 0 { events } else { Events::Silent };
-                trainer::train::train(run, &ranks, device, events)?;
+                trainer::train::train(run, Rank { ranks: &ranks, device, events, activity: Arc::default() })?;
                 Ok::<(), anyhow::Error>(ranks.finish()?)
             }
         };
@@ -282,24 +329,21 @@ fn watch_stdin(ranks: Arc<dyn Collective>) {
 /// Notes this process in the folder that the launcher names, so that a later launch can end it if it outlives its own.
 fn write_pid(rank: usize) -> Result<()> {
     let Some(folder) = env::var_os("BLIP2_PID_DIR").map(PathBuf::from) else { return Ok(()) };
-    let stat = std::fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
-    // Field 22; the second field is the program's name in parentheses and may hold spaces.
-    let start_ticks: Option<u64> = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
-        .and_then(|ticks| ticks.parse().ok());
-    let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": start_ticks });
+    let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": process::start_ticks() });
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("rank-{rank}.pid"));
     std::fs::write(&path, note.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A rank that panics ends the job: unwinding would leave the other ranks waiting for it for ever.
-fn abort_on_panic(ranks: Arc<dyn Collective>) {
+fn report_panics(control: Arc<Control>) {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         print(panic);
-        ranks.abort(i32::from(ERROR));
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        let message = panic.payload_as_str().unwrap_or("without a message");
+        control.failed(&format!("panicked{place}: {message}"), ERROR, true, true);
+        control.end_job(ERROR);
     }));
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cluster::{Collective, broadcast_text};
@@ -9,6 +10,7 @@ use configs::{Model, QFormerInit, Run, Stage, Weights};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
+use crate::activity::{Activity, Phase};
 use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
 use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
@@ -22,6 +24,18 @@ use crate::state::State;
 use crate::step::Losses;
 use crate::{memory, shim, weights};
 
+/// What a rank brings to a run.
+pub struct Rank<'a> {
+    /// All ranks, seen from this one.
+    pub ranks: &'a dyn Collective,
+    /// Where it computes.
+    pub device: Device,
+    /// What the launcher is told.
+    pub events: Events,
+    /// What it is doing.
+    pub activity: Arc<Activity>,
+}
+
 /// A launch, seen from one rank. Only rank 0 writes.
 pub struct Session<'a> {
     run: &'a Run,
@@ -31,6 +45,8 @@ pub struct Session<'a> {
     pub device: Device,
     /// What the launcher is told.
     pub events: Events,
+    /// What this rank is doing.
+    pub activity: Arc<Activity>,
     prefix: RunPrefix,
     writer: Option<Writer>,
     resume: Option<Found>,
@@ -61,19 +77,17 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When the output cannot be written, or holds a run with another config.
-    pub fn begin(
-        run: &'a Run,
-        ranks: &'a dyn Collective,
-        device: Device,
-        events: Events,
-    ) -> Result<Self, TrainerError> {
+    pub fn begin(run: &'a Run, rank: Rank<'a>) -> Result<Self, TrainerError> {
+        let Rank { ranks, device, events, activity } = rank;
+        activity.enter(Phase::Loading);
         let facts = facts::facts(run, device)?;
         facts::agree(&facts, run.cluster.reduction, ranks, events)?;
         let prefix = RunPrefix::open(run.run.output.as_str())?;
         let frozen = BTreeMap::new();
         let restored = serde_json::Value::Null;
+        let (writer, resume) = (None, None);
         let mut session =
-            Self { run, ranks, device, events, prefix, writer: None, resume: None, frozen, facts, restored };
+            Self { run, ranks, device, events, activity, prefix, writer, resume, frozen, facts, restored };
         let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
         session.resume = session.shared_checkpoint(None)?;
         if let Some(found) = &session.resume {
@@ -219,6 +233,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When a value is not finite, or metrics cannot be written.
     pub fn report(&mut self, at: &StagePosition<'_>, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
+        self.activity.step_done(at.step);
         let (every, steps) = (self.run.metrics.every_steps, at.stage.steps());
         if !at.step.is_multiple_of(every) && at.step != steps && at.step != 1 {
             return Ok(());
@@ -257,10 +272,11 @@ impl<'a> Session<'a> {
     }
 
     /// Commits a checkpoint when one is due, and always at the end of a stage. Every rank takes part: rank 0 decides, and
-    /// the others send it their part of the training state.
+    /// the others send it their part of the training state. When a rank was asked to leave, all of them do so after this
+    /// step's checkpoint.
     ///
     /// # Errors
-    /// When it cannot be written, or another launch has taken over the run.
+    /// When it cannot be written, or another launch has taken over the run; [`TrainerError::Preempted`].
     pub fn checkpoint_if_due(
         &mut self,
         at: &StagePosition<'_>,
@@ -271,11 +287,19 @@ impl<'a> Session<'a> {
         let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
         let by_time =
             |writer: &Writer| settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
-        let mut due = [u8::from(by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time))];
-        self.ranks.broadcast(&mut due, 0)?;
-        if due == [1] {
+        let due = by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time);
+        let asked = self.ranks.all_gather(&[u8::from(due), u8::from(self.activity.is_to_leave())])?;
+        let leave = asked.chunks_exact(2).any(|of_rank| of_rank[1] == 1);
+        if asked[0] == 1 || leave {
+            self.activity.enter(Phase::Checkpoint);
             self.checkpoint(at, state, outcome)?;
+            self.activity.enter(Phase::Step);
             shim::return_free_memory();
+        }
+        if leave {
+            // Nobody ends before the checkpoint stands: a starter of ranks ends them all after the first.
+            self.ranks.barrier()?;
+            return Err(TrainerError::Preempted { stage: at.stage.name().to_owned(), step: at.step });
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use data_pipeline::store::Location;
 use tch::Device;
 
 use crate::TrainerError;
+use crate::activity::Phase;
 use crate::events::{Event, losses};
 use crate::frozen::{FrozenImageEncoder, FrozenLanguageModel, load_image_encoder, load_language_model};
 use crate::model::language_tower::LanguageTower;
@@ -141,9 +142,11 @@ fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), Tra
         Tower::LanguageModel => ("language_model", "pre-training the tiny language model on training captions"),
     };
     let events = session.events;
+    session.activity.enter_stage(Phase::PreTraining, name, 0);
     let mut announced = false;
     let mut progress = |progress: Progress| {
         let Progress { step, steps, loss, samples_per_s } = progress;
+        session.activity.progress();
         if !announced {
             events.send(&Event::Phase { name: name.into(), what: what.into(), steps });
             announced = true;
@@ -164,6 +167,7 @@ fn train_tower(run: &Run, tower: Tower, session: &Session<'_>) -> Result<(), Tra
     };
     let accuracies: Vec<String> =
         report.accuracies.iter().map(|(what, share)| format!("{what} {:.1} %", share * 100.0)).collect();
+    session.activity.enter(Phase::Loading);
     events.message(format!("{what}: {:.0} s, loss {:.3} {}", report.seconds, report.loss, accuracies.join(", ")));
     Ok(())
 }

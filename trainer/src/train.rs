@@ -1,16 +1,15 @@
 //! A run from its first step to its last. Read this first.
 
-use cluster::Collective;
 use configs::{GenerativeStage, GenerativeText, LanguageModelSizes, Run, Stage};
-use tch::Device;
 
 use crate::TrainerError;
-use crate::events::{Event, Events};
+use crate::activity::Phase;
+use crate::events::Event;
 use crate::feed::Feed;
 use crate::model::tensors::Spec;
 use crate::optimizer::{Update, update_if_finite};
 use crate::schedule::learning_rate;
-use crate::session::{Outcome, Session, StagePosition};
+use crate::session::{Outcome, Rank, Session, StagePosition};
 use crate::slices::SliceMap;
 use crate::sources::{Sources, open_sources};
 use crate::step::{StepKey, build_slices, generative, representation};
@@ -21,14 +20,14 @@ use crate::{stage1::Stage1, stage2::Stage2};
 ///
 /// # Errors
 /// What stopped the run; the same call continues from the last checkpoint.
-pub fn train(run: &Run, ranks: &dyn Collective, device: Device, events: Events) -> Result<(), TrainerError> {
-    let mut session = Session::begin(run, ranks, device, events)?;
+pub fn train(run: &Run, rank: Rank<'_>) -> Result<(), TrainerError> {
+    let mut session = Session::begin(run, rank)?;
     let towers = build_towers(run, &mut session)?;
     let sources = open_sources(run, &mut session)?;
     for position in session.stages_left() {
         train_stage(run, position, &towers, &sources, &mut session)?;
     }
-    events.send(&Event::Done);
+    session.events.send(&Event::Done);
     Ok(())
 }
 
@@ -40,11 +39,12 @@ fn train_stage(
     session: &mut Session<'_>,
 ) -> Result<(), TrainerError> {
     let (stage, ranks) = (at.stage, session.ranks);
+    session.activity.enter(Phase::Loading);
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
     let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks())?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
-    announce(session, stage, state.num_parameters());
+    announce(session, &at, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
         let batch = build_slices(&mut feed, run, stage, towers, &slices, key)?;
@@ -114,7 +114,8 @@ fn check_texts(run: &Run, stage: &GenerativeStage) -> Result<(), TrainerError> {
     }
 }
 
-fn announce(session: &Session<'_>, stage: &Stage, parameters: i64) {
+fn announce(session: &Session<'_>, at: &StagePosition<'_>, parameters: i64) {
+    let stage = at.stage;
     let what = format!(
         "stage {}: {:.2} M trained parameters, batches of {} in {} slices on {} ranks",
         stage.name(),
@@ -124,4 +125,5 @@ fn announce(session: &Session<'_>, stage: &Stage, parameters: i64) {
         session.ranks.world_size()
     );
     session.events.send(&Event::Phase { name: stage.name().to_owned(), what, steps: stage.steps() });
+    session.activity.enter_stage(Phase::Step, stage.name(), at.step);
 }

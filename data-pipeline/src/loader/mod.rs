@@ -12,7 +12,7 @@ mod windows;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use rayon::prelude::*;
@@ -200,6 +200,11 @@ impl Loader {
         batch
     }
 
+    /// Tells other threads what the loader waits for, for as long as it lives.
+    pub fn awaited(&self) -> Awaited {
+        Awaited(Arc::downgrade(&self.plan))
+    }
+
     /// What has been delivered and skipped since the start.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -208,6 +213,17 @@ impl Loader {
     /// Samples that all ranks together draw from each source before a step, and how many different rows these are.
     pub fn drawn_before(&self, step: u64) -> Vec<(u64, u64)> {
         (0..self.stream.sources.len()).map(|source| self.stream.drawn(source, step)).collect()
+    }
+}
+
+/// What a loader waits for.
+#[derive(Clone, Debug)]
+pub struct Awaited(Weak<WindowPlan>);
+
+impl Awaited {
+    /// The shards whose rows the next batch lacks; none while it lacks none, or when the loader is gone.
+    pub fn shards(&self) -> Option<String> {
+        self.0.upgrade()?.awaited()
     }
 }
 

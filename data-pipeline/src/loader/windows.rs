@@ -7,7 +7,7 @@
 //! A row group that cannot be read is lost to its window, unless the window has no other: then the reading stops.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,8 @@ type Key = (usize, WindowId);
 struct Arrived {
     /// Windows let in: `None` while they are being read.
     windows: BTreeMap<Key, Option<Arc<Window>>>,
+    /// Row groups that are being read, with their source.
+    reading: BTreeSet<(usize, usize)>,
     /// The window that a batch waits for.
     awaited: Option<Key>,
     failed: Option<DataError>,
@@ -145,6 +147,26 @@ impl WindowPlan {
         self.changed.notify_all();
     }
 
+    /// The shards being read for the window that a batch waits for; none while no batch waits.
+    pub(super) fn awaited(&self) -> Option<String> {
+        let arrived = self.arrived();
+        let (source, window) = arrived.awaited.as_ref()?;
+        let ordered = &self.stream.sources[*source];
+        let groups = ordered.order.window_groups(window);
+        let catalog = &ordered.source.catalog;
+        let mut shards: Vec<&str> = Vec::new();
+        for group in groups.iter().filter(|group| arrived.reading.contains(&(*source, **group))) {
+            let shard = catalog.row_groups[*group].shard as usize;
+            let path = catalog.shards[shard].path.as_str();
+            let name = if path.is_empty() { catalog.location.uri() } else { path };
+            if !shards.contains(&name) {
+                shards.push(name);
+            }
+        }
+        let of = &ordered.source.name;
+        Some(if shards.is_empty() { format!("a shard of {of}") } else { format!("{} of {of}", shards.join(", ")) })
+    }
+
     fn fail(&self, error: DataError) {
         self.arrived().failed.get_or_insert(error);
         self.changed.notify_all();
@@ -224,7 +246,10 @@ impl WindowPlan {
             return (group, Fetched::LostBefore(found.reason));
         }
         let Ok(_turn) = self.reads.acquire().await else { return (group, Fetched::Closed) };
-        (group, source.catalog.read(group).await.map_or_else(Fetched::Failed, |rows| Fetched::Rows(Box::new(rows))))
+        self.arrived().reading.insert((wanted.source, group));
+        let read = source.catalog.read(group).await;
+        self.arrived().reading.remove(&(wanted.source, group));
+        (group, read.map_or_else(Fetched::Failed, |rows| Fetched::Rows(Box::new(rows))))
     }
 
     /// Gives up the row groups that failed, which is recorded first. `None` when the loader is being dropped.

@@ -21,6 +21,9 @@ pub struct LaunchArgs {
     /// Start anew where the output folder already holds a run.
     #[arg(long)]
     pub fresh: bool,
+    /// What of the ranks' own lines is shown: those of rank 0 and problems, all, or everything as JSON lines.
+    #[arg(long, value_enum, default_value_t)]
+    pub log: crate::ranks::Log,
 }
 
 /// `blip2 eval …`

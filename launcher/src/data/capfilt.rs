@@ -74,7 +74,8 @@ fn run(mut words: Vec<String>, source: &str, made: &MadeShardsArgs, programs: &P
         plan.note_pids_in(hold.folder());
         hold.end_ranks(&plan.rank_program)?;
     }
-    let mut outcome = Job { plan: &plan, interrupts: &Interrupts::watch()?, hold: hold.as_ref(), next: NEXT }.run()?;
+    let mut outcome =
+        Job { plan: &plan, interrupts: &Interrupts::watch()?, hold: hold.as_ref(), guard: None, next: NEXT }.run()?;
     let result = outcome.result.take().with_context(|| {
         format!("{plan}\nended well and reported no result; expected one. Is this blip2-rank of another version?")
     })?;

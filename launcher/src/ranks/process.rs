@@ -35,6 +35,11 @@ fn parse(text: &str) -> Option<ProcessStat> {
     })
 }
 
+/// The name of this host.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Whether the process that had this id at this start time still runs.
 pub fn runs(pid: u32, start_ticks: u64) -> bool {
     stat(pid).is_some_and(|found| found.start_ticks == start_ticks && !found.ended)

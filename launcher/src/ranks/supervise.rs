@@ -1,42 +1,48 @@
 //! From a plan to its end: start the ranks, show what they report, end them with their launcher, say why they failed.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::event::Event;
+use super::control::{Control, Order};
+use super::failure::{Culprit, RankFailure};
+use super::guard::Guard;
+use super::health::Verdict;
 use super::hold::Hold;
 use super::interrupts::Interrupts;
+use super::lines::{self, Line};
 use super::mpirun::Scratch;
 use super::plan::Plan;
 use super::process;
-use super::view::View;
-use crate::exit::Interrupted;
+use super::watch::Watch;
+use crate::exit::{Interrupted, Preempted};
 
 /// How often signals and the end of the child are looked for.
 const TICK: Duration = Duration::from_millis(100);
-/// Lines of standard error that are kept for the message of a failure.
-const KEPT_LINES: usize = 50;
 /// Time that ranks get to end by themselves after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
+/// Time that a job gets to end by itself after one of its ranks failed, and after the launcher told it to.
+const FAILED: Duration = Duration::from_secs(3);
 /// Time for the last lines to arrive after the child ended: a process that it left behind may hold the pipes open.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// Time for a rank to say what its threads do.
+const THREADS: Duration = Duration::from_secs(1);
 
 /// One start of ranks.
 pub struct Job<'a> {
     /// What is started.
     pub plan: &'a Plan,
-    /// Ctrl-C and SIGTERM.
+    /// Ctrl-C and other requests to end.
     pub interrupts: &'a Interrupts,
     /// The run that is held, if it is in a local folder.
     pub hold: Option<&'a Hold>,
+    /// How the ranks are watched; only training ranks report.
+    pub guard: Option<&'a Guard>,
     /// What a person does after a failure, and what an interruption leaves behind.
     pub next: &'static str,
 }
@@ -50,82 +56,76 @@ pub struct Outcome {
     pub peak_bytes: u64,
 }
 
-/// Ranks that ended other than well.
-#[derive(Debug, thiserror::Error)]
-#[error("{command}\nended with {}{}\n{next}", described(*status), last_lines(tail))]
-pub struct RankFailure {
-    command: String,
-    status: ExitStatus,
-    tail: Vec<String>,
-    next: &'static str,
-}
-
-impl RankFailure {
-    /// The exit code of the ranks; `None` when a signal ended them.
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-}
-
-fn described(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(9)) => "signal 9 (killed; the system does so when memory runs out)".to_owned(),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an unknown status".to_owned(),
-    }
-}
-
-fn last_lines(tail: &[String]) -> String {
-    if tail.is_empty() {
-        return "; it wrote nothing to standard error".to_owned();
-    }
-    format!("; its last lines on standard error:\n  {}", tail.join("\n  "))
-}
-
-/// A line of the child.
-enum Line {
-    Output(String),
-    Error(String),
+/// How the child ended.
+enum End {
+    ByItself(ExitStatus),
+    Interrupted,
+    Preempted,
+    Blamed(Verdict),
 }
 
 impl Job<'_> {
     /// Runs the plan to its end.
     ///
     /// # Errors
-    /// A program that cannot be started, [`RankFailure`], or [`Interrupted`].
+    /// A program that cannot be started, [`RankFailure`], [`Preempted`] or [`Interrupted`].
     pub fn run(&self) -> anyhow::Result<Outcome> {
         if self.interrupts.count() > 0 {
             return Err(Interrupted(self.next).into());
         }
         let scratch =
             if self.plan.ranks > 1 { Some(Scratch::make().context("cannot make a temporary folder")?) } else { None };
-        let mut child = self.start(scratch.as_ref())?;
+        let (sender, lines) = channel();
+        let reports = sender.clone();
+        let listen = |guard: &Guard| Control::listen(guard.host, move |told| reports.send(Line::Told(told)).is_ok());
+        let control = self.guard.map(listen).transpose()?;
+        let mut child = self.start(scratch.as_ref(), control.as_ref())?;
         // Ranks watch their standard input: it ends with this process, however this process ends.
         let open_input = child.stdin.take();
-        let lines = read_lines(&mut child)?;
-        let mut watch = Watch { view: View::new(), outcome: Outcome::default(), tail: VecDeque::new() };
+        lines::read(&mut child, sender)?;
+        let mut watch = Watch::new(self.plan.ranks, self.guard, control);
         let ended = self.follow(&mut child, &lines, &mut watch);
         watch.view.finish();
+        watch.write_table();
         drop(open_input);
-        if !matches!(ended, Ok(Some(status)) if status.success()) {
+        watch.control = None;
+        if !matches!(&ended, Ok(End::ByItself(status)) if status.success()) {
             // Ranks outlive an mpirun that was killed.
             if let Some(hold) = self.hold {
                 hold.end_ranks(&self.plan.rank_program)?;
             }
         }
-        match ended? {
-            None => Err(Interrupted(self.next).into()),
-            Some(status) if status.success() => Ok(watch.outcome),
-            Some(status) => {
-                let (command, tail) = (self.plan.to_string(), watch.tail.into());
-                Err(RankFailure { command, status, tail, next: self.next }.into())
-            }
-        }
+        self.conclude(ended?, watch)
     }
 
-    fn start(&self, scratch: Option<&Scratch>) -> anyhow::Result<Child> {
-        let mut command = self.plan.command();
+    fn conclude(&self, ended: End, mut watch: Watch<'_>) -> anyhow::Result<Outcome> {
+        let (status, verdict) = match ended {
+            End::ByItself(status) if status.success() => return Ok(watch.outcome),
+            End::Interrupted => return Err(Interrupted(self.next).into()),
+            End::Preempted => return Err(Preempted(self.next).into()),
+            // Whatever kept them from leaving in order, they were asked to leave.
+            _ if watch.was_asked || watch.beats.left_in_order() => return Err(Preempted(self.next).into()),
+            End::ByItself(status) => (Some(status), watch.beats.first_failure()),
+            End::Blamed(verdict) => (None, Some(verdict)),
+        };
+        if let (Some(verdict), Some(_)) = (&verdict, status) {
+            watch.note(verdict);
+        }
+        let mut tail: Vec<String> = std::mem::take(&mut watch.tail).into();
+        let first = verdict.as_ref().and_then(|verdict| watch.beats.ranks.get(*verdict.culprits.first()?));
+        if let Some(state) = first.filter(|state| !state.lines.is_empty()) {
+            tail = state.lines.iter().cloned().collect();
+        }
+        let culprit: Option<Culprit> = verdict.map(|verdict| watch.culprit(verdict));
+        let (command, progressed) = (self.plan.to_string(), watch.progressed);
+        Err(RankFailure { command, status, tail, next: self.next, culprit, progressed }.into())
+    }
+
+    fn start(&self, scratch: Option<&Scratch>, control: Option<&Control>) -> anyhow::Result<Child> {
+        let mut plan = self.plan.clone();
+        plan.variables.extend(control.iter().flat_map(|control| control.variables()));
+        plan.variables.extend(self.guard.iter().flat_map(|guard| guard.variables()));
+        let mut command = plan.command();
         if let Some(scratch) = scratch {
             command.env("TMPDIR", scratch.path());
         }
@@ -140,50 +140,99 @@ impl Job<'_> {
         command.spawn().with_context(|| format!("cannot start {}", self.plan.program.display()))
     }
 
-    /// Shows what arrives until the child has ended; `None` when a person ended it.
-    fn follow(
-        &self,
-        child: &mut Child,
-        lines: &Receiver<Line>,
-        watch: &mut Watch,
-    ) -> anyhow::Result<Option<ExitStatus>> {
-        let mut next_sample = Instant::now();
+    /// Shows what arrives until the child has ended.
+    fn follow(&self, child: &mut Child, lines: &Receiver<Line>, watch: &mut Watch<'_>) -> anyhow::Result<End> {
+        let mut next_look = Instant::now();
         loop {
-            let closed = match lines.recv_timeout(TICK) {
-                Ok(line) => {
-                    watch.take(line);
-                    false
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(TICK);
-                    true
-                }
-            };
-            if Instant::now() >= next_sample {
-                watch.outcome.peak_bytes = watch.outcome.peak_bytes.max(process::peak_resident_of_family());
-                next_sample = Instant::now() + Duration::from_secs(1);
+            match lines.recv_timeout(TICK) {
+                Ok(line) => watch.take(line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
             }
+            if Instant::now() < next_look {
+                continue;
+            }
+            next_look = Instant::now() + TICK;
+            watch.every_second();
             if self.interrupts.count() > 0 {
                 watch.view.finish();
                 watch.view.line("ending the ranks …");
-                self.end(child, lines, watch)?;
-                return Ok(None);
+                self.end(child, lines, watch, GRACE)?;
+                return Ok(End::Interrupted);
             }
             if let Some(status) = child.try_wait()? {
-                let until = Instant::now() + if closed { Duration::ZERO } else { LAST_LINES };
-                while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                let until = Instant::now() + LAST_LINES;
+                while watch.streams_ended < 2 || watch.beats.any_connected() {
+                    let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) else { break };
                     watch.take(line);
                 }
-                return Ok(Some(status));
+                return Ok(End::ByItself(status));
+            }
+            if let Some(guard) = self.guard
+                && let Some(end) = self.look_after(guard, child, lines, watch)?
+            {
+                return Ok(end);
             }
         }
     }
 
-    /// Asks the child to end and ends it by force after a while, or at once at a second Ctrl-C.
-    fn end(&self, child: &mut Child, lines: &Receiver<Line>, watch: &mut Watch) -> anyhow::Result<()> {
+    /// Ends a job that was asked to leave and has nothing to save, or that does not go on.
+    fn look_after(
+        &self,
+        guard: &Guard,
+        child: &mut Child,
+        lines: &Receiver<Line>,
+        watch: &mut Watch<'_>,
+    ) -> anyhow::Result<Option<End>> {
+        let was_asked = self.interrupts.leaves() > 0;
+        if (was_asked && !watch.was_asked) || (watch.leaving.is_none() && watch.beats.any_leaving()) {
+            watch.leave(was_asked);
+        }
+        if let Some(since) = watch.leaving {
+            let idle = !watch.beats.any_connected() || watch.beats.nothing_to_save();
+            if since.elapsed() > guard.leave_within || (idle && watch.beats.code().is_none()) {
+                self.end(child, lines, watch, FAILED)?;
+                return Ok(Some(End::Preempted));
+            }
+        }
+        let failed = || watch.beats.first_failure().filter(|_| watch.beats.failed_since(FAILED));
+        let Some(verdict) = watch.beats.verdict(&guard.limits).or_else(failed) else { return Ok(None) };
+        for rank in &verdict.culprits {
+            watch.tell(*rank, Order::Threads);
+        }
+        let until = Instant::now() + THREADS;
+        let has_said =
+            |watch: &Watch<'_>| verdict.culprits.iter().all(|rank| watch.beats.ranks[*rank].threads.is_some());
+        while !has_said(watch)
+            && let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            watch.take(line);
+        }
+        watch.note(&verdict);
+        self.end(child, lines, watch, FAILED)?;
+        Ok(Some(End::Blamed(verdict)))
+    }
+
+    /// Asks the ranks and the child to end, and ends the child by force after a while, or at once at a second Ctrl-C.
+    fn end(
+        &self,
+        child: &mut Child,
+        lines: &Receiver<Line>,
+        watch: &mut Watch<'_>,
+        grace: Duration,
+    ) -> anyhow::Result<()> {
+        watch.ending = true;
+        if let Some(control) = &watch.control {
+            control.tell_all(Order::End);
+        }
+        if self.guard.is_some() && grace == FAILED {
+            // A rank that is stopped hears nothing, and its starter would wait for it.
+            let local = watch.beats.processes_on(&process::host());
+            let alive = local.values().filter(|(pid, ticks)| process::runs(*pid, *ticks));
+            alive.for_each(|(pid, _)| process::signal(*pid, Signal::KILL));
+        }
         process::signal(child.id(), Signal::TERM);
-        let until = Instant::now() + GRACE;
+        let until = Instant::now() + grace;
         while child.try_wait()?.is_none() {
             if Instant::now() > until || self.interrupts.count() > 1 {
                 process::signal_group(child.id(), Signal::KILL);
@@ -199,63 +248,4 @@ impl Job<'_> {
         }
         Ok(())
     }
-}
-
-/// What was seen so far.
-struct Watch {
-    view: View,
-    outcome: Outcome,
-    tail: VecDeque<String>,
-}
-
-impl Watch {
-    fn take(&mut self, line: Line) {
-        match line {
-            Line::Output(text) => match Event::read(&text) {
-                Some(Event::Result { result }) => {
-                    self.view.finish();
-                    self.outcome.result = Some(result);
-                }
-                Some(event) => self.view.show(&event),
-                None => self.view.line(&text),
-            },
-            Line::Error(text) => {
-                self.view.line(&text);
-                if self.tail.len() == KEPT_LINES {
-                    self.tail.pop_front();
-                }
-                self.tail.push_back(text);
-            }
-        }
-    }
-}
-
-/// Reads both streams of the child, each in a thread of its own; the channel closes when both have ended.
-fn read_lines(child: &mut Child) -> anyhow::Result<Receiver<Line>> {
-    let (sender, lines) = channel();
-    let output = child.stdout.take().context("invariant: standard output is a pipe")?;
-    let error = child.stderr.take().context("invariant: standard error is a pipe")?;
-    spawn_reader(output, sender.clone(), Line::Output)?;
-    spawn_reader(error, sender, Line::Error)?;
-    Ok(lines)
-}
-
-fn spawn_reader(
-    stream: impl Read + Send + 'static,
-    sender: Sender<Line>,
-    wrap: fn(String) -> Line,
-) -> anyhow::Result<()> {
-    let read = move || {
-        let mut stream = BufReader::new(stream);
-        let mut bytes = Vec::new();
-        while stream.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-            let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
-            if sender.send(wrap(text)).is_err() {
-                return;
-            }
-            bytes.clear();
-        }
-    };
-    std::thread::Builder::new().name("rank lines".into()).spawn(read).context("cannot start a thread")?;
-    Ok(())
 }

@@ -1,9 +1,11 @@
 //! What people see while ranks work: a bar on a terminal, a line now and then in a log, on standard error.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use serde_json::{Value, json};
 
 use super::event::{Event, Step};
 use crate::progress::count;
@@ -13,9 +15,23 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The bar; `{msg}` carries losses and speed.
 const TEMPLATE: &str = "{prefix} {wide_bar} {human_pos}/{human_len}  {msg}  ETA {eta}";
 
+/// What of the ranks' own lines is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Log {
+    /// Those of rank 0, and problems of any rank.
+    #[default]
+    Problems,
+    /// All.
+    All,
+    /// Everything, and reports too, as one JSON object per line.
+    Json,
+}
+
 /// Shows reports.
 pub struct View {
     terminal: bool,
+    log: Log,
+    ranks: usize,
     phase: Option<Phase>,
 }
 
@@ -30,13 +46,17 @@ struct Phase {
 }
 
 impl View {
-    /// For where standard error leads.
-    pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), phase: None }
+    /// For where standard error leads, and so many ranks.
+    pub fn new(log: Log, ranks: usize) -> Self {
+        let terminal = log != Log::Json && std::io::stderr().is_terminal();
+        Self { terminal, log, ranks, phase: None }
     }
 
     /// Shows one report.
     pub fn show(&mut self, event: &Event) {
+        if self.log == Log::Json {
+            return print_json(json!({ "level": "info", "event": event }));
+        }
         match event {
             Event::Phase { name, what, steps } => self.begin(name, what, *steps),
             Event::Progress(step) => self.advance(step),
@@ -47,8 +67,34 @@ impl View {
     }
 
     /// Shows a line that is no report, above the bar.
-    #[expect(clippy::print_stderr, reason = "progress is what this module prints")]
     pub fn line(&self, text: &str) {
+        match self.log {
+            Log::Json => print_json(json!({ "level": "info", "text": text })),
+            _ => self.print(text),
+        }
+    }
+
+    /// Shows a line on something that is not as it should be.
+    pub fn problem(&self, text: &str) {
+        match self.log {
+            Log::Json => print_json(json!({ "level": "error", "text": text })),
+            _ => self.print(text),
+        }
+    }
+
+    /// Shows a line that a rank wrote to standard error, if it is to be shown.
+    pub fn rank_line(&self, rank: usize, text: &str) {
+        let level = if is_problem(text) { "error" } else { "info" };
+        match self.log {
+            Log::Json => print_json(json!({ "level": level, "rank": rank, "text": text })),
+            Log::Problems if rank > 0 && level == "info" => {}
+            _ if self.ranks > 1 => self.print(&format!("[{rank}] {text}")),
+            _ => self.print(text),
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress is what this module prints")]
+    fn print(&self, text: &str) {
         match &self.phase {
             Some(phase) if self.terminal => phase.bar.suspend(|| eprintln!("{text}")),
             _ => eprintln!("{text}"),
@@ -102,6 +148,21 @@ impl View {
     }
 }
 
+/// Whether a line speaks of an error or a warning, as our own, Rust's and the libraries' do.
+fn is_problem(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    ["error", "warn", "panicked", "fatal", "abort", "exception", "terminate called"]
+        .iter()
+        .any(|word| lower.contains(word))
+}
+
+#[expect(clippy::print_stderr, reason = "progress is what this module prints")]
+fn print_json(mut line: Value) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    line["time"] = since.as_secs_f64().into();
+    eprintln!("{line}");
+}
+
 impl Phase {
     fn log_line(&self, step: &Step) -> String {
         let mut line = format!("{}: {}/{}", self.name, step.step, step.steps);
@@ -150,6 +211,14 @@ fn numbers(step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problems_are_told_from_other_lines() {
+        for line in ["error: the disk is full", "thread 'main' (7) panicked at src/a.rs:1:1:", "[W123] Warning: slow"] {
+            assert!(is_problem(line), "{line}");
+        }
+        assert!(!is_problem("loading") && !is_problem(""));
+    }
 
     #[test]
     fn a_log_line_says_where_the_run_is() {
