@@ -83,3 +83,31 @@ fn redirect(path: &Path) -> Result<File> {
     rustix::stdio::dup2_stderr(&file).context("cannot lead standard error to the rank's log")?;
     Ok(reader)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_kept_and_given_out_and_a_long_file_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = rustix::io::dup(rustix::stdio::stderr()).unwrap();
+        let mut log = RankLog::open(folder.path(), 3, 20).unwrap();
+        std::io::stderr().write_all(b"one\ntw").unwrap();
+        let first = (log.new_lines(), log.offset());
+        log.rotate_if_long();
+        std::io::stderr().write_all(b"o and some more text\n").unwrap();
+        let second = log.new_lines();
+        log.rotate_if_long();
+        std::io::stderr().write_all(b"three\n").unwrap();
+        let third = log.new_lines();
+        rustix::stdio::dup2_stderr(&before).unwrap();
+        assert_eq!((first.0, first.1), (vec!["one".to_owned()], 4));
+        assert_eq!((second, third), (vec!["two and some more text".to_owned()], vec!["three".to_owned()]));
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(read("rank-3.log.1"), "one\ntwo and some more text\n");
+        assert_eq!(read("rank-3.log"), "three\n");
+    }
+}
