@@ -7,6 +7,8 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-env-changed=MPICC");
     println!("cargo:rerun-if-changed=build.rs");
+    // In a package that brings an MPI along: lib/libblip2_mpi.so beside lib/openmpi.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/openmpi/lib");
     let mpicc = env::var("MPICC").unwrap_or_else(|_| "mpicc".to_owned());
     // A site whose MPI comes from pkg-config or Cray's compiler driver has no wrapper; its loader
     // configuration finds the library there.

@@ -116,7 +116,7 @@ section! {
         pub extra: Vec<String> = Vec::new() => Rule::SbatchOption,
         /// Shell lines that run before the ranks start, e.g. `module load openmpi`.
         pub setup: String = String::new(),
-        /// Container image that the ranks run in; null for none.
+        /// Container image that the ranks run in, `apptainer:IMAGE` or `pyxis:IMAGE`; null for none.
         pub container: Option<String> = None => Rule::NotEmpty,
     }
 }
@@ -141,15 +141,45 @@ fn check_cluster(cluster: &Cluster, place: Place<'_>, problems: &mut Problems) {
     }
 }
 
+/// A container image, by what runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container<'a> {
+    /// `apptainer exec`, before the rank's program.
+    Apptainer(&'a str),
+    /// Pyxis, a plugin of SLURM: an option of srun.
+    Pyxis(&'a str),
+}
+
+impl<'a> Container<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let (kind, image) = text.split_once(':').filter(|(_, image)| !image.is_empty())?;
+        match kind {
+            "apptainer" => Some(Self::Apptainer(image)),
+            "pyxis" => Some(Self::Pyxis(image)),
+            _ => None,
+        }
+    }
+}
+
 impl Slurm {
+    /// The container that ranks run in.
+    pub fn container(&self) -> Option<Container<'_>> {
+        self.container.as_deref().and_then(Container::read)
+    }
+
     /// The time limit in seconds.
     pub fn time_limit_s(&self) -> u64 {
         time_limit_s(&self.time_limit).unwrap_or(0)
     }
 }
 
-/// Notes a signal that would come before the job.
+/// Notes a signal that would come before the job, and a container that nothing runs.
 fn check_slurm(slurm: &Slurm, place: Place<'_>, problems: &mut Problems) {
+    if let Some(container) = slurm.container.as_deref().filter(|text| Container::read(text).is_none()) {
+        let message = format!("found `{container}`; expected `apptainer:IMAGE` or `pyxis:IMAGE`");
+        let advice = "for example apptainer:/images/blip2.sif, or pyxis:nvcr.io#nvidia/pytorch:25.10-py3".to_owned();
+        place.refuse_at("container", message, advice, problems);
+    }
     let (signal, limit) = (slurm.signal_before_end_s, slurm.time_limit_s());
     if signal >= limit {
         let message = format!("found {signal} with a time limit of {limit} s; expected less than the limit");

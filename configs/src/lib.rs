@@ -34,7 +34,7 @@ mod tree;
 mod uri;
 mod validate;
 
-pub use cluster::{Backend, Cluster, Logs, PreemptSignal, Reduction, Restarts, Slurm, Timeouts};
+pub use cluster::{Backend, Cluster, Container, Logs, PreemptSignal, Reduction, Restarts, Slurm, Timeouts};
 pub use data::{
     AnnotatedSource, Augment, Data, Filters, LaionSource, Loader, Nsfw, Resize, ShardSource, Source, SyntheticSource,
     VqaSource,

@@ -4,6 +4,7 @@ mod capfilt;
 mod data;
 mod fetch;
 mod ranks;
+mod slurm;
 mod weights;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use fetch::FetchArgs;
 pub use ranks::{
     CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
 };
+pub use slurm::{StatusArgs, SubmitArgs};
 pub use weights::{ExportArgs, ImportArgs, InspectWeightsArgs, ModelArgs, VerifyWeightsArgs, WeightsCommand};
 
 /// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
@@ -34,6 +36,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Start a run, or resume it: the same command.
     Launch(LaunchArgs),
+    /// Write a run's batch job and submit it to SLURM; preempted jobs go on by themselves.
+    Submit(SubmitArgs),
+    /// Say where a run is: state, step, loss, speed, time left, last checkpoint, job, ranks.
+    Status(StatusArgs),
     /// Score a checkpoint on held-out scenes.
     #[command(subcommand)]
     Eval(EvalCommand),

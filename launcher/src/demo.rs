@@ -29,9 +29,8 @@ pub fn run(args: &DemoArgs, programs: &Programs) -> anyhow::Result<()> {
     })?;
     let started = Instant::now();
     let interrupts = Interrupts::watch()?;
-    let launch_args =
-        LaunchArgs { run: source.argument(), set, ranks: None, dry_run: false, fresh: false, log: Log::default() };
-    let plan = |_: &HostPolicy| launch::plan(&source, &run, &launch_args, programs);
+    let launch_args = LaunchArgs { run: source.argument(), set, ..LaunchArgs::default() };
+    let plan = |hosts: &HostPolicy| launch::plan(&source, &run, &launch_args, programs, hosts);
     let mut peak_bytes = relaunch::start(&run, &plan, &interrupts, Log::default())?.peak_bytes;
     let mut results = Vec::new();
     for (task, stage) in tasks(&run) {

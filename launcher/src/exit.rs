@@ -34,6 +34,16 @@ pub struct Preempted(pub &'static str);
 #[error("{0}")]
 pub struct Unusable(pub String);
 
+/// Hosts, GPUs or other resources that are not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Lacking(pub String);
+
+/// A run that something else holds, such as a batch job.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Taken(pub String);
+
 /// The exit code that belongs to an error.
 pub fn code_of(error: &anyhow::Error) -> u8 {
     error.chain().find_map(code_of_cause).unwrap_or(ERROR)
@@ -49,7 +59,10 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<configs::ConfigError>() || cause.is::<Unusable>() {
         return Some(USAGE);
     }
-    if cause.is::<Held>() {
+    if cause.is::<Lacking>() {
+        return Some(RESOURCES);
+    }
+    if cause.is::<Held>() || cause.is::<Taken>() {
         return Some(HELD);
     }
     if matches!(cause.downcast_ref(), Some(DataError::Setting(_) | DataError::BadUri { .. })) {

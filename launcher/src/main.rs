@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
-use launcher::{bench_step, config, data, demo, eval, exit, launch, report, verify, weights};
+use launcher::{bench_step, config, data, demo, eval, exit, launch, report, status, submit, verify, weights};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -26,6 +26,8 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args, &programs()?),
         Command::Launch(args) => launch::run(&args, &programs()?),
+        Command::Submit(args) => submit::run(&args, &programs()?),
+        Command::Status(args) => status::run(&args, &programs()?),
         Command::Eval(command) => eval::run(&command, &programs()?),
         Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),
@@ -52,6 +54,10 @@ fn programs() -> anyhow::Result<Programs> {
         rank: named("BLIP2_RANK"),
         mpirun: named("BLIP2_MPIRUN"),
         path: env::var_os("PATH"),
+        variables: env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        ..Programs::default()
     })
 }
 

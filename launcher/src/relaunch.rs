@@ -38,6 +38,7 @@ pub fn start(run: &Run, plan: &Planner<'_>, interrupts: &Interrupts, log: Log) -
     }
     corpus::ensure(run)?;
     loop {
+        guard.host = next.address;
         let job = Job { plan: &next, interrupts, hold: hold.as_ref(), guard: Some(&guard), next: NEXT };
         let error = match job.run() {
             Ok(outcome) => return Ok(outcome),

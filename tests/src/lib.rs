@@ -12,5 +12,7 @@ pub mod ranks;
 pub mod runs;
 pub mod sets;
 pub mod skip;
+pub mod slurm;
+pub mod stand_ins;
 pub mod static_server;
 pub mod web;

@@ -16,3 +16,8 @@ pub fn skip(test: &str, reason: &str) {
         log.write_all(line.as_bytes()).expect("the skip log can be written");
     }
 }
+
+/// Whether the tests that take long are wanted (`make test-all`).
+pub fn tier_is_all() -> bool {
+    env::var("BLIP2_TIER").is_ok_and(|tier| tier == "all")
+}

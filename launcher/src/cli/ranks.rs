@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::ranks::Starter;
+
 /// `blip2 launch`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct LaunchArgs {
     /// The run's YAML file, or the name of a preset such as tiny.
     pub run: String,
@@ -15,6 +17,15 @@ pub struct LaunchArgs {
     /// Start at most this many ranks; the result is the same, only slower.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ranks: Option<u32>,
+    /// Start them on these hosts through mpirun: names, each with its number of ranks, such as n1:8,n2:8.
+    #[arg(long, value_name = "HOST:N,…", conflicts_with = "hostfile")]
+    pub hosts: Option<String>,
+    /// The same from a file, one host a line: `n1 slots=8` or `n1:8`.
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// What starts ranks.
+    #[arg(long, value_enum, default_value_t = Starter::Auto)]
+    pub launcher: Starter,
     /// Print what would be started, and start nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -109,6 +109,13 @@ impl Hold {
     }
 }
 
+/// Whether the launcher that wrote its id into the lock of the run in this folder is alive on this machine. The lock itself is
+/// left alone: a launch that begins at this moment would find it taken.
+pub fn launcher_alive(output: &Path) -> bool {
+    let holder = std::fs::read_to_string(output.join("launch/lock")).ok().and_then(|text| text.trim().parse().ok());
+    holder.and_then(process::stat).is_some_and(|found| !found.ended && found.name == "blip2")
+}
+
 fn is_rank(note: &RankNote, rank_program: &Path) -> bool {
     let named = rank_program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     process::stat(note.pid).is_some_and(|found| {

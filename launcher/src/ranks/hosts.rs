@@ -33,6 +33,11 @@ impl HostPolicy {
         *self.failures.entry(host.to_owned()).or_default() += 1;
     }
 
+    /// Whether any machine failed so often that it is left out where others are left.
+    pub fn has_bad(&self) -> bool {
+        self.exclude_after.is_some_and(|limit| self.failures.values().any(|failures| *failures >= limit))
+    }
+
     /// What the next launch uses of `hosts`, with `ranks_per_host` ranks on each and at most `max_ranks` in all. `spare` hosts
     /// stand behind those that `wanted` names; they step in first. Without permission for fewer ranks no machine is left out
     /// that nobody can replace, and the last one never is.

@@ -1,22 +1,32 @@
 //! Rank processes: which programs start them, what they report, and how they end.
 
+mod address;
+mod allocation;
 mod beats;
+mod container;
 mod control;
 pub mod event;
 mod failure;
 mod faults;
+mod gpus;
 mod guard;
+mod handed_on;
 mod health;
 mod hold;
+mod host_list;
 mod hosts;
 mod interrupts;
 mod lines;
 mod mpirun;
+mod place;
 mod plan;
+mod planning;
+mod preflight;
 mod process;
 mod programs;
 mod restarts;
 mod said;
+mod srun;
 mod stragglers;
 mod supervise;
 mod view;
@@ -24,10 +34,13 @@ mod watch;
 
 pub use failure::RankFailure;
 pub use guard::Guard;
-pub use hold::{Held, Hold};
+pub use hold::{Held, Hold, launcher_alive};
 pub use hosts::{HostPolicy, Use};
 pub use interrupts::Interrupts;
+pub use place::{Place, Starter, Wanted};
 pub use plan::{Plan, quoted};
+pub use planning::Ask;
+pub use preflight::check;
 pub use programs::Programs;
 pub use restarts::{Next, Restarts};
 pub use supervise::{Job, Outcome};

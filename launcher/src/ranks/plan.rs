@@ -1,25 +1,46 @@
 //! One command that starts ranks: program, arguments, variables.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::mpirun;
+use super::handed_on;
+use super::host_list::Host;
+use super::mpirun::{self, Mpi};
 use super::programs::Programs;
 
 /// What is started, before it is.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// mpirun, or the rank itself where it is alone.
+    /// mpirun, srun, or the rank itself where it is alone.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Flags of mpirun or srun.
+    pub(super) starter_flags: Vec<String>,
+    /// Words between those and the rank's program, such as a container's.
+    pub(super) before_rank: Vec<String>,
+    /// The arguments of each rank.
     pub arguments: Vec<String>,
     /// Variables that are set for it.
     pub variables: Vec<(&'static str, String)>,
+    /// Beginnings of variables that are taken away from it.
+    pub(super) removed: Option<&'static str>,
+    /// Whose mpirun hands variables on to other hosts, and which of a person's.
+    pub(super) hands_on: Option<(Mpi, Vec<String>)>,
     /// The program of each rank.
     pub rank_program: PathBuf,
     /// How many ranks.
     pub ranks: usize,
+    /// Hosts other than this one that are named in the plan, each with its ranks.
+    pub hosts: Vec<Host>,
+    /// Nodes of an allocation that the ranks are on.
+    pub(super) nodes: usize,
+    /// Where the ranks reach the launcher.
+    pub address: IpAddr,
+    /// GPUs that this host must have; on other hosts as many as they have ranks.
+    pub gpus: Option<usize>,
+    /// Why ranks are started this way, in words.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
@@ -28,24 +49,50 @@ impl Plan {
     /// # Errors
     /// When blip2-rank or, for several ranks, mpirun is not found.
     pub fn local(programs: &Programs, ranks: usize, threads: usize, arguments: Vec<String>) -> anyhow::Result<Self> {
-        let rank_program = programs.rank()?;
-        let mut plan = Self {
-            program: rank_program.clone(),
-            arguments,
-            variables: ["OMP_NUM_THREADS", "MKL_NUM_THREADS"].map(|name| (name, threads.to_string())).to_vec(),
-            rank_program,
-            ranks,
-        };
-        plan.variables.extend(memory_variables());
+        let mut plan = Self::alone(programs.rank()?, threads, arguments);
         if ranks > 1 {
-            plan.program = programs.mpirun()?;
-            let mut words = mpirun::flags(ranks, mpirun::is_open_mpi(&plan.program));
-            words.push(plan.rank_program.display().to_string());
-            words.append(&mut plan.arguments);
-            plan.arguments = words;
-            plan.variables.extend(mpirun::variables());
+            plan.start_here(programs, ranks, None)?;
         }
         Ok(plan)
+    }
+
+    pub(super) fn alone(rank_program: PathBuf, threads: usize, arguments: Vec<String>) -> Self {
+        let mut variables = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"].map(|name| (name, threads.to_string())).to_vec();
+        variables.extend(memory_variables());
+        Self {
+            program: rank_program.clone(),
+            starter_flags: Vec::new(),
+            before_rank: Vec::new(),
+            arguments,
+            variables,
+            removed: None,
+            hands_on: None,
+            rank_program,
+            ranks: 1,
+            hosts: Vec::new(),
+            nodes: 1,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            gpus: None,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn start_here(&mut self, programs: &Programs, ranks: usize, bound: mpirun::Bound) -> anyhow::Result<()> {
+        self.program = programs.mpirun()?;
+        self.ranks = ranks;
+        self.starter_flags = mpirun::here(Mpi::of(&self.program), ranks, bound);
+        self.variables.extend(mpirun::variables());
+        self.variables.extend(mpirun::loopback_variables());
+        if programs.variable("SLURM_JOB_ID").is_some() {
+            // mpirun would use the allocation's nodes.
+            self.removed = Some("SLURM_");
+        }
+        Ok(())
+    }
+
+    /// Whether ranks are on other hosts than this one.
+    pub fn spans_hosts(&self) -> bool {
+        self.nodes > 1 || !self.hosts.is_empty()
     }
 
     /// Has ranks write their process ids into this folder.
@@ -53,10 +100,31 @@ impl Plan {
         self.variables.push(("BLIP2_PID_DIR", folder.display().to_string()));
     }
 
+    /// Everything behind the program's name.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = self.starter_flags.clone();
+        if let Some((mpi, person)) = &self.hands_on {
+            words.extend(mpirun::hand_on(*mpi, &handed_on::with(&self.variables, person)));
+        }
+        words.extend(self.before_rank.iter().skip(usize::from(self.starter_flags.is_empty())).cloned());
+        if self.program != self.rank_program {
+            words.push(self.rank_program.display().to_string());
+        }
+        words.extend(self.arguments.iter().cloned());
+        words
+    }
+
     /// The command, not started yet.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.args(self.words());
+        if let Some(beginning) = self.removed {
+            let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            names.filter(|name| name.starts_with(beginning)).for_each(|name| {
+                command.env_remove(name);
+            });
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 }
@@ -87,7 +155,7 @@ fn memory_variables() -> impl Iterator<Item = (&'static str, String)> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&quoted(&self.program.display().to_string()))?;
-        self.arguments.iter().try_for_each(|word| write!(f, " {}", quoted(word)))
+        self.words().iter().try_for_each(|word| write!(f, " {}", quoted(word)))
     }
 }
 

@@ -1,12 +1,16 @@
-//! The programs that are started: `blip2-rank` and `mpirun`.
+//! The programs that are started: `blip2-rank`, `mpirun`, and SLURM's.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 
-/// Where programs are looked for. `main` fills it from the environment.
-#[derive(Clone, Debug)]
+use super::allocation::Standing;
+
+/// Where programs are looked for, and what else the environment says. `main` fills it.
+#[derive(Clone, Debug, Default)]
 pub struct Programs {
     /// This program, with links resolved.
     pub executable: PathBuf,
@@ -16,6 +20,10 @@ pub struct Programs {
     pub mpirun: Option<PathBuf>,
     /// `PATH`.
     pub path: Option<OsString>,
+    /// All variables whose names and values are text.
+    pub variables: BTreeMap<String, String>,
+    /// Whether srun can start our ranks, or why not, once it was tried.
+    pub trial: OnceLock<Result<(), String>>,
 }
 
 impl Programs {
@@ -37,8 +45,17 @@ impl Programs {
         Ok(beside)
     }
 
+    /// The program of one rank inside a container image: that of `BLIP2_RANK`, which is not looked for on this host.
+    ///
+    /// # Errors
+    /// As [`Self::rank`] where no variable names it.
+    pub fn rank_in_container(&self) -> anyhow::Result<PathBuf> {
+        self.rank.clone().map_or_else(|| self.rank(), Ok)
+    }
+
     /// The mpirun that starts several ranks: that of `BLIP2_MPIRUN`; else the one that set-up chose in the checkout
-    /// that holds this program (the system's where there is one), as the MPI piece was built for it; else the system's.
+    /// that holds this program (the system's where there is one), as the MPI piece was built for it; else the one that a
+    /// package brings in `lib/openmpi`; else the system's.
     ///
     /// # Errors
     /// When there is none.
@@ -47,11 +64,47 @@ impl Programs {
             return existing(named, "BLIP2_MPIRUN");
         }
         let chosen = self.executable.ancestors().map(|folder| folder.join(".deps/bin/mpirun"));
-        let on_path = self.path.iter().flat_map(std::env::split_paths).map(|folder| folder.join("mpirun"));
-        chosen.chain(on_path).find(|path| path.is_file()).context(
+        let packaged = self.executable.ancestors().nth(2).map(|package| package.join("lib/openmpi/bin/mpirun"));
+        let found = chosen.chain(packaged).find(|path| path.is_file());
+        found.or_else(|| self.on_path("mpirun")).context(
             "found no mpirun on PATH, expected one to start several ranks. Install Open MPI, run `make setup`, name it \
              in BLIP2_MPIRUN, or use one rank with --ranks 1",
         )
+    }
+
+    /// One of SLURM's programs.
+    ///
+    /// # Errors
+    /// When PATH has none.
+    pub fn of_slurm(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.on_path(name).with_context(|| {
+            format!(
+                "found no {name} on PATH; expected SLURM's. Run this on a machine of the cluster, or load SLURM \
+                 (`module load slurm` on many sites)"
+            )
+        })
+    }
+
+    /// The first file of this name in the folders of `PATH`.
+    pub fn on_path(&self, name: &str) -> Option<PathBuf> {
+        let folders = self.path.iter().flat_map(std::env::split_paths);
+        folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+
+    /// The value of a variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// How this process stands to SLURM.
+    pub fn standing(&self) -> Standing {
+        Standing::of(|name| self.variable(name).map(str::to_owned))
+    }
+
+    /// What reaches other hosts: the command of `BLIP2_RSH`, or ssh that asks nobody.
+    pub fn remote_shell(&self) -> Vec<String> {
+        let named = self.variable("BLIP2_RSH").unwrap_or("ssh -o BatchMode=yes -o ConnectTimeout=10");
+        named.split_whitespace().map(str::to_owned).collect()
     }
 }
 

@@ -77,10 +77,7 @@ pub async fn gather(place: &Location) -> Result<Story> {
     if let Some(text) = text_of(&place.child("config.yaml")).await? {
         story.config = configs::load_str("config.yaml", &text, &Overrides::none()).ok();
     }
-    let mut history = History::new(story.config.as_ref());
-    for (segment, _) in place.child("metrics").list(".jsonl").await? {
-        history.append(&text_of(&segment).await?.unwrap_or_default());
-    }
+    let history = history(place, story.config.as_ref()).await?;
     (story.records, story.resumed, story.train_seconds) = (history.records, history.resumed, history.seconds);
     for (result, _) in place.child("eval").list(".json").await? {
         let text = text_of(&result).await?.unwrap_or_default();
@@ -96,6 +93,18 @@ pub async fn gather(place: &Location) -> Result<Story> {
     Ok(story)
 }
 
+/// The metrics of all launches of a run.
+///
+/// # Errors
+/// A store that fails.
+pub async fn history(place: &Location, config: Option<&Run>) -> Result<History> {
+    let mut history = History::new(config);
+    for (segment, _) in place.child("metrics").list(".jsonl").await? {
+        history.append(&text_of(&segment).await?.unwrap_or_default());
+    }
+    Ok(history)
+}
+
 async fn text_of(place: &Location) -> Result<Option<String>> {
     match place.read().await {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -105,9 +114,10 @@ async fn text_of(place: &Location) -> Result<Option<String>> {
 }
 
 /// Metrics put together from the segments of all launches.
-struct History {
+pub struct History {
     stages: Vec<String>,
-    records: Vec<Record>,
+    /// In the order of training, without the parts that a restart did again.
+    pub records: Vec<Record>,
     resumed: Vec<Start>,
     seconds: f64,
     last_time: Option<f64>,

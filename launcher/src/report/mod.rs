@@ -2,7 +2,7 @@
 
 mod curves;
 mod data;
-mod gather;
+pub(crate) mod gather;
 mod page;
 mod scores;
 mod words;

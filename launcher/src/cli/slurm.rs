@@ -1,0 +1,43 @@
+//! The arguments of the commands around batch jobs.
+
+use clap::Args;
+
+use crate::ranks::Starter;
+
+/// `blip2 submit`
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The run's YAML file, or the name of a preset such as tiny.
+    pub run: String,
+    /// Nodes of the job, instead of cluster.nodes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub nodes: Option<u32>,
+    /// Time limit of the job, instead of cluster.slurm.time_limit, such as 1-00:00:00; the run goes on in the next.
+    #[arg(long, value_name = "LIMIT")]
+    pub time: Option<String>,
+    /// Override one value: `--set stages[0].steps=100` (also `stages.NAME.steps`); may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What starts ranks in the job.
+    #[arg(long, value_enum, default_value_t = Starter::Auto)]
+    pub launcher: Starter,
+    /// Print the batch script, and submit nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blip2 status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The run's YAML file, the name of a preset, or the run's output folder (also in an object store).
+    pub run: String,
+    /// The same overrides as at the start, where they name another output folder.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,96 @@
+//! How srun is told to start ranks, and the trial that shows whether it can.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::process;
+use rustix::process::Signal;
+
+/// How long the trial may take: two ranks start, add and end in 2 s here.
+const TRIAL: Duration = Duration::from_secs(90);
+/// How often the end of the trial is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Tasks of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Tasks {
+    /// All of them.
+    pub count: usize,
+    /// On each node.
+    pub per_node: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// CPUs of each, where the nodes have enough.
+    pub cpus: Option<usize>,
+}
+
+/// Flags for these tasks, the program to come after them.
+pub fn flags(tasks: Tasks) -> Vec<String> {
+    let mut flags = vec![
+        "--mpi=pmix".to_owned(),
+        format!("--nodes={}", tasks.nodes),
+        format!("--ntasks={}", tasks.count),
+        format!("--ntasks-per-node={}", tasks.per_node),
+    ];
+    match tasks.cpus {
+        Some(cpus) => flags.push(format!("--cpus-per-task={cpus}")),
+        // More ranks or threads than CPUs are allowed.
+        None => flags.push("--overcommit".to_owned()),
+    }
+    // One rank that ends badly ends all: the others would wait for it. Sites may have jobs export nothing unless told to.
+    flags.extend(["--kill-on-bad-exit=1", "--export=ALL", "--unbuffered", "--input=0"].map(str::to_owned));
+    flags
+}
+
+/// Whether srun knows PMIx at all; `Err` says in words that it does not.
+pub fn has_pmix(srun: &Path) -> Result<(), String> {
+    let listed = Command::new(srun).arg("--mpi=list").output().map_err(|error| error.to_string())?;
+    let kinds = [listed.stdout, listed.stderr].concat();
+    match String::from_utf8_lossy(&kinds).contains("pmix") {
+        true => Ok(()),
+        false => Err("this SLURM has no PMIx (`srun --mpi=list` does not name it)".to_owned()),
+    }
+}
+
+/// Runs `blip2-rank self-check` as two tasks. `Err` says in words why srun cannot start our ranks.
+pub fn trial(srun: &Path, nodes: usize, options: &[String], rank: &[String]) -> Result<(), String> {
+    let nodes = nodes.min(2);
+    let tasks = Tasks { count: 2, per_node: 2 / nodes, nodes, cpus: None };
+    let mut command = Command::new(srun);
+    command
+        .args(flags(tasks))
+        .args(["--time=2", "--overlap", "--quiet"])
+        .args(options)
+        .args(rank)
+        .args(["self-check", "--json"]);
+    let output = limited(&mut command)?;
+    let answer: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
+    let met = answer.and_then(|report| report["ranks"].as_array().map(Vec::len));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let said = errors.lines().map(|line| line.trim_start_matches("srun: error:").trim());
+    let first = said.filter(|line| !line.is_empty() && !line.starts_with('-')).take(2);
+    match met {
+        Some(2) if output.status.success() => Ok(()),
+        Some(found) => Err(format!("a trial of two ranks gave {found} that met")),
+        None => Err(format!("a trial of two ranks failed: {}", first.collect::<Vec<_>>().join("; "))),
+    }
+}
+
+/// Runs a command to its end, or ends it when its time is up.
+fn limited(command: &mut Command) -> Result<std::process::Output, String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child =
+        command.spawn().map_err(|error| format!("{} cannot be started: {error}", command.get_program().display()))?;
+    let (pid, began) = (child.id(), Instant::now());
+    let waiting = std::thread::spawn(move || child.wait_with_output());
+    while !waiting.is_finished() && began.elapsed() < TRIAL {
+        std::thread::sleep(TICK);
+    }
+    if !waiting.is_finished() {
+        process::signal(pid, Signal::KILL);
+        return Err(format!("a trial of two ranks did not end within {} s", TRIAL.as_secs()));
+    }
+    let output = waiting.join().map_err(|_| "the trial's output could not be read".to_owned())?;
+    output.map_err(|error| error.to_string())
+}

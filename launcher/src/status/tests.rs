@@ -1,0 +1,100 @@
+use configs::Overrides;
+
+use super::found::{Commit, Found};
+use super::judge::{Outside, State, status};
+use super::text::text;
+use crate::outcome::Outcome;
+use crate::report::gather::Record;
+use crate::slurm_job::JobState;
+
+fn found() -> Found {
+    let config = configs::load_str("tiny", configs::preset("tiny").unwrap(), &Overrides::none()).unwrap();
+    let record = Record {
+        time: Some(1000.0),
+        stage: "representation".into(),
+        step: 100,
+        losses: [("total".to_owned(), Some(5.0)), ("itc".to_owned(), Some(3.0))].into(),
+        images_per_s: Some(100.0),
+        ..Record::default()
+    };
+    Found {
+        speeds: vec![("representation".into(), 100.0)],
+        config: Some(config),
+        launches: 2,
+        launched: 900.0,
+        commit: Some(Commit {
+            stage_index: 1,
+            stage: "representation".into(),
+            step: 90,
+            uri: "runs/tiny/checkpoints/1".into(),
+            time: 990.0,
+        }),
+        record: Some(record),
+        outcome: None,
+        ranks: None,
+    }
+}
+
+fn job(state: &str, restarts: u64) -> Option<JobState> {
+    let restarts = Some(restarts);
+    Some(JobState { job: "17".into(), state: Some(state.into()), reason: None, nodes: None, restarts })
+}
+
+fn outcome(code: u8) -> Option<Outcome> {
+    Some(Outcome { schema_version: 1, code, message: "the disk is full".into(), time: 1001 })
+}
+
+#[test]
+fn one_word_for_every_situation() {
+    let of = |job: Option<JobState>, alive: bool, ended: Option<Outcome>, now: f64| {
+        let found = Found { outcome: ended, ..found() };
+        status(&found, &Outside { job, launcher_alive: alive, now }, "runs/tiny").state
+    };
+    assert_eq!(of(job("PENDING", 0), false, None, 1010.0), State::Queued);
+    assert_eq!(of(job("PENDING", 1), false, outcome(75), 1010.0), State::Preempted);
+    assert_eq!(of(job("RUNNING", 1), false, outcome(75), 1010.0), State::Running);
+    assert_eq!(of(job("TIMEOUT", 0), false, None, 9999.0), State::Failed);
+    assert_eq!(of(None, true, None, 9999.0), State::Running);
+    assert_eq!(of(None, false, None, 1010.0), State::Running);
+    assert_eq!(of(None, false, None, 9999.0), State::Unknown);
+    assert_eq!(of(None, false, outcome(75), 1010.0), State::Preempted);
+    assert_eq!(of(None, false, outcome(1), 1010.0), State::Failed);
+    // An outcome from before the last launch says nothing.
+    let old = Outcome { time: 800, ..outcome(1).unwrap() };
+    assert_eq!(of(None, false, Some(old), 1010.0), State::Running);
+}
+
+#[test]
+fn a_run_whose_last_step_is_committed_is_done() {
+    let mut found = found();
+    let steps = found.config.as_ref().unwrap().stages[1].steps();
+    let commit = found.commit.as_mut().unwrap();
+    (commit.stage_index, commit.stage, commit.step) = (2, "generative".into(), steps);
+    let status = status(&found, &Outside { now: 2000.0, ..Outside::default() }, "runs/tiny");
+    assert_eq!((status.state, status.step, status.eta_s), (State::Done, Some(steps), None));
+}
+
+#[test]
+fn numbers_are_said_in_words_and_json() {
+    let status = status(&found(), &Outside { now: 1010.0, job: job("RUNNING", 1), launcher_alive: false }, "runs/tiny");
+    let shown = text(&status);
+    for part in
+        ["tiny: running", "step 100 of", "itc 3.000  total 5.000", "100 images/s", "step 90, 20 s ago", "17: RUNNING"]
+    {
+        assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
+    }
+    let json = serde_json::to_value(&status).unwrap();
+    for key in ["state", "stage", "step", "images_per_s", "eta_s", "last_checkpoint", "restarts", "ranks"] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    assert_eq!(json["restarts"], 1);
+}
+
+#[test]
+fn ranks_are_a_table_of_what_the_supervision_noted() {
+    let row = |rank: u32| serde_json::json!({ "rank": rank, "host": "n1", "beat": { "phase": "data wait", "step": 7 }, "quiet_s": 0.42 });
+    let found = Found { ranks: Some(serde_json::json!({ "ranks": [row(0), row(1)] })), ..found() };
+    let shown = text(&status(&found, &Outside { launcher_alive: true, now: 1010.0, job: None }, "runs/tiny"));
+    assert!(shown.contains("rank  host  does       step  quiet s"), "{shown}");
+    assert!(shown.contains("1     n1    data wait  7     0.4"), "{shown}");
+}
