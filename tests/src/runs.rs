@@ -7,11 +7,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
 
-use crate::programs::built;
+use crate::programs::{all_output, built, run_within};
 
 /// What the runs of these tests set besides [`configs::SMALL`].
 pub const SCHEDULE: &[&str] = &[
@@ -84,6 +85,21 @@ pub fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     all
+}
+
+/// A run on one rank that nothing disturbed, and the folder with its shards and towers; one for each test program.
+///
+/// # Panics
+/// When it fails.
+pub fn undisturbed() -> &'static (PathBuf, BTreeMap<String, Vec<u8>>) {
+    static RUN: OnceLock<(PathBuf, BTreeMap<String, Vec<u8>>)> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder").keep();
+        let output = run_within(300, &launch(&folder.join("one"), &folder, 1));
+        assert!(output.status.success(), "{}", all_output(&output));
+        let trained = trained(&folder.join("one"));
+        (folder, trained)
+    })
 }
 
 /// Stops where two runs differ.

@@ -2,29 +2,16 @@
 //! same bits as a run that nothing disturbed.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use integration_tests::blip2::stderr;
-use integration_tests::programs::{all_output, run_within};
-use integration_tests::runs::{assert_same, launch, trained, wait_for_commits};
-
-/// A run on one rank that nothing disturbed, and the folder with its shards and towers.
-fn undisturbed() -> &'static (PathBuf, BTreeMap<String, Vec<u8>>) {
-    static RUN: OnceLock<(PathBuf, BTreeMap<String, Vec<u8>>)> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap().keep();
-        let output = run_within(300, &launch(&folder.join("one"), &folder, 1));
-        assert!(output.status.success(), "{}", all_output(&output));
-        let trained = trained(&folder.join("one"));
-        (folder, trained)
-    })
-}
+use integration_tests::runs::{assert_same, launch, trained, undisturbed, wait_for_commits};
 
 /// Runs take turns: on few cores several of them at a time would be slow enough to be taken for hung.
 fn turn() -> MutexGuard<'static, ()> {

@@ -1,31 +1,17 @@
 //! Both stages from shards to checkpoints over real ranks: the same bits on one and two ranks, and after any kill.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine;
 use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::runs::{
-    SCHEDULE, Victim, assert_same, drain, kill, last_checkpoints, launch, trained, wait_for_commits,
+    SCHEDULE, Victim, assert_same, drain, kill, last_checkpoints, launch, trained, undisturbed, wait_for_commits,
 };
 use safetensors::SafeTensors;
-
-/// A run on one rank that nothing disturbed, and the folder with its shards and towers.
-fn undisturbed() -> &'static (PathBuf, BTreeMap<String, Vec<u8>>) {
-    static RUN: OnceLock<(PathBuf, BTreeMap<String, Vec<u8>>)> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap().keep();
-        let output = run_within(300, &launch(&folder.join("one"), &folder, 1));
-        assert!(output.status.success(), "{}", all_output(&output));
-        let trained = trained(&folder.join("one"));
-        (folder, trained)
-    })
-}
 
 #[test]
 fn one_and_two_ranks_train_the_same_bits() {

@@ -1,5 +1,7 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
+mod kept;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,11 +9,11 @@ use std::time::Instant;
 
 use cluster::{Collective, broadcast_text};
 use configs::{Model, QFormerInit, Run, Stage, Weights};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use crate::TrainerError;
 use crate::activity::{Activity, Phase};
-use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, NamedArray, Retention, RunPrefix, Segment, Snapshot};
+use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, Retention, RunPrefix, Snapshot};
 use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
 use crate::feed::{self, Feed};
@@ -23,6 +25,7 @@ use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
 use crate::{memory, shim, weights};
+use kept::{restore, snapshot, tensor_of};
 
 /// What a rank brings to a run.
 pub struct Rank<'a> {
@@ -436,70 +439,4 @@ fn check_same_mathematics(run: &Run, stored: &str) -> Result<(), TrainerError> {
         ),
         expected: "continue with the config of that run, choose another run.output, or start over with --fresh".into(),
     })
-}
-
-fn values_of(tensor: &Tensor) -> Result<Vec<f32>, TrainerError> {
-    let flat = tensor.to_device(Device::Cpu).contiguous().view([-1]);
-    Vec::try_from(&flat).map_err(|source| TrainerError::Torch { doing: "copying the training state", source })
-}
-
-fn tensor_of(array: &NamedArray) -> Tensor {
-    let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
-    Tensor::from_slice(&array.values).view(shape.as_slice())
-}
-
-fn snapshot(
-    run: &Run,
-    at: &StagePosition<'_>,
-    state: &State,
-    [exp_avg, exp_avg_sq]: [&Tensor; 2],
-    (frozen, facts): (&BTreeMap<String, String>, &Facts),
-) -> Result<Snapshot, TrainerError> {
-    let axes = |shape: &[i64]| shape.iter().map(|axis| *axis as usize).collect::<Vec<_>>();
-    let array = |segment: &crate::state::Segment| {
-        let values = values_of(&state.weights.narrow(0, segment.offset, segment.len))?;
-        Ok(NamedArray { name: segment.name.clone(), shape: axes(&segment.shape), values })
-    };
-    let segment = |segment: &crate::state::Segment| Segment {
-        name: segment.name.clone(),
-        shape: axes(&segment.shape),
-        offset: segment.offset as usize,
-    };
-    Ok(Snapshot {
-        stage_index: at.index,
-        stage: at.stage.name().to_owned(),
-        step: at.step,
-        seed: run.run.seed,
-        samples_seen: at.step * at.stage.global_batch() as u64,
-        adamw_count: state.updates,
-        trainable: state.segments.iter().map(array).collect::<Result<_, TrainerError>>()?,
-        exp_avg: values_of(exp_avg)?,
-        exp_avg_sq: values_of(exp_avg_sq)?,
-        segments: state.segments.iter().map(segment).collect(),
-        frozen: frozen.clone(),
-        facts: facts.clone(),
-        ledger: state.finite.ledger(),
-    })
-}
-
-fn restore(state: &mut State, found: &Found) -> Result<(), TrainerError> {
-    let misfit = |what: String| TrainerError::Unsupported {
-        found: format!("{} does not fit the model: {what}", found.uri),
-        expected: "continue with the config that the checkpoint was made with".into(),
-    };
-    let Snapshot { trainable, exp_avg, exp_avg_sq, adamw_count, .. } = &found.snapshot;
-    if exp_avg.len() as i64 != state.len() || trainable.len() != state.segments.len() {
-        return Err(misfit(format!("{} tensors, expected {}", trainable.len(), state.segments.len())));
-    }
-    for array in trainable {
-        if !state.set(&array.name, &tensor_of(array)) {
-            return Err(misfit(format!("the tensor {} is not trained in this stage", array.name)));
-        }
-    }
-    let device = state.weights.device();
-    let own = |moment: &[f32]| state.own_part(&Tensor::from_slice(moment)).copy().to_device(device);
-    (state.exp_avg, state.exp_avg_sq) = (own(exp_avg), own(exp_avg_sq));
-    state.updates = *adamw_count;
-    state.finite.restore(&found.snapshot.ledger);
-    Ok(())
 }
