@@ -1,9 +1,7 @@
 //! What is checked before ranks are started: GPUs, and that other hosts answer and have the rank's program.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-use rustix::process::Signal;
+use std::process::Command;
+use std::time::Duration;
 
 use super::host_list::Host;
 use super::plan::{Plan, quoted};
@@ -13,8 +11,6 @@ use crate::exit::Lacking;
 
 /// Time that a host has to answer.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How often answers are looked for.
-const TICK: Duration = Duration::from_millis(20);
 /// What the question to a host ends with when it answers and has no rank program.
 const NO_PROGRAM: i32 = 41;
 
@@ -57,23 +53,9 @@ fn answer(shell: &[String], host: &Host, question: &str, program: &str) -> anyho
     let silent = |what: String| Lacking(format!("{}: {what}; expected an answer to `{asked}`; {fix}", host.name));
     let mut command = Command::new(first);
     command.args(rest).arg(&host.name).arg(question);
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| silent(format!("{first} cannot be started ({error})")))?;
-    let (pid, began) = (child.id(), Instant::now());
-    let waiting = std::thread::spawn(move || child.wait_with_output());
-    while !waiting.is_finished() && began.elapsed() < ANSWER {
-        std::thread::sleep(TICK);
-    }
-    if !waiting.is_finished() {
-        process::signal(pid, Signal::KILL);
-        return Err(silent(format!("the host did not answer within {} s", ANSWER.as_secs())).into());
-    }
-    let output =
-        waiting.join().ok().and_then(Result::ok).ok_or_else(|| silent("its answer could not be read".to_owned()))?;
+    let output = process::output_within(&mut command, ANSWER)
+        .map_err(|error| silent(format!("{first} cannot be started ({error})")))?
+        .ok_or_else(|| silent(format!("the host did not answer within {} s", ANSWER.as_secs())))?;
     match output.status.code() {
         Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Some(NO_PROGRAM) => Err(Lacking(format!(

@@ -1,8 +1,31 @@
 //! Processes of this host as /proc shows them, and signals to them.
 
+use std::io;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+
+/// How often the end of a command is looked for.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a command printed, without standard input; `None` when it had not ended in time and was ended.
+///
+/// # Errors
+/// When it cannot be started, or its output cannot be read.
+pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Output>> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (pid, began) = (child.id(), Instant::now());
+    let waiting = std::thread::spawn(move || child.wait_with_output());
+    while !waiting.is_finished() && began.elapsed() < limit {
+        std::thread::sleep(TICK);
+    }
+    if !waiting.is_finished() {
+        signal(pid, Signal::KILL);
+        return Ok(None);
+    }
+    waiting.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for it ended"))).map(Some)
+}
 
 /// What /proc says about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,16 +1,13 @@
 //! How srun is told to start ranks, and the trial that shows whether it can.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use super::process;
-use rustix::process::Signal;
 
 /// How long the trial may take: two ranks start, add and end in 2 s here.
 const TRIAL: Duration = Duration::from_secs(90);
-/// How often the end of the trial is looked for.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Tasks of one step.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +61,9 @@ pub fn trial(srun: &Path, nodes: usize, options: &[String], rank: &[String]) -> 
         .args(options)
         .args(rank)
         .args(["self-check", "--json"]);
-    let output = limited(&mut command)?;
+    let failed = |error| format!("{} failed: {error}", srun.display());
+    let output = process::output_within(&mut command, TRIAL).map_err(failed)?;
+    let output = output.ok_or_else(|| format!("a trial of two ranks did not end within {} s", TRIAL.as_secs()))?;
     let answer: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
     let met = answer.and_then(|report| report["ranks"].as_array().map(Vec::len));
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -75,22 +74,4 @@ pub fn trial(srun: &Path, nodes: usize, options: &[String], rank: &[String]) -> 
         Some(found) => Err(format!("a trial of two ranks gave {found} that met")),
         None => Err(format!("a trial of two ranks failed: {}", first.collect::<Vec<_>>().join("; "))),
     }
-}
-
-/// Runs a command to its end, or ends it when its time is up.
-fn limited(command: &mut Command) -> Result<std::process::Output, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child =
-        command.spawn().map_err(|error| format!("{} cannot be started: {error}", command.get_program().display()))?;
-    let (pid, began) = (child.id(), Instant::now());
-    let waiting = std::thread::spawn(move || child.wait_with_output());
-    while !waiting.is_finished() && began.elapsed() < TRIAL {
-        std::thread::sleep(TICK);
-    }
-    if !waiting.is_finished() {
-        process::signal(pid, Signal::KILL);
-        return Err(format!("a trial of two ranks did not end within {} s", TRIAL.as_secs()));
-    }
-    let output = waiting.join().map_err(|_| "the trial's output could not be read".to_owned())?;
-    output.map_err(|error| error.to_string())
 }
