@@ -82,6 +82,14 @@ impl View {
         }
     }
 
+    /// Shows what became of a rank; programs are told its number.
+    pub fn failure(&self, rank: Option<usize>, text: &str) {
+        match (self.log, rank) {
+            (Log::Json, Some(rank)) => print_json(json!({ "level": "error", "rank": rank, "text": text })),
+            _ => self.problem(text),
+        }
+    }
+
     /// Shows a line that a rank wrote to standard error, if it is to be shown.
     pub fn rank_line(&self, rank: usize, text: &str) {
         let level = if is_problem(text) { "error" } else { "info" };

@@ -123,7 +123,7 @@ impl<'a> Watch<'a> {
         {
             self.named = true;
             self.view.finish();
-            self.view.problem(&verdict.line);
+            self.view.failure(verdict.culprits.first().copied(), &verdict.line);
         }
     }
 
@@ -181,7 +181,7 @@ impl<'a> Watch<'a> {
         if !self.named {
             self.named = true;
             self.view.finish();
-            self.view.problem(&verdict.line);
+            self.view.failure(verdict.culprits.first().copied(), &verdict.line);
         }
         let Some(guard) = self.guard else { return };
         match faults::save(&guard.folder.join("faults"), verdict, &self.beats, &process::host()) {
