@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 use crate::data::Data;
 use crate::model::Model;
 use crate::rule::Rule;
-use crate::section::{all_defaults, section};
+use crate::section::{all_defaults, choice, section};
 use crate::stages::Stage;
 use crate::uri::Uri;
 
@@ -56,6 +56,28 @@ section! {
         pub keep_last: u64 = 3 => Rule::at_least(1.0),
         /// Checkpoints at multiples of this step are kept for good; null for none.
         pub keep_every_steps: Option<u64> = None => Rule::at_least(1.0),
+        /// The best checkpoints of each stage that are kept.
+        pub keep_best: u64 = 0,
+        /// The loss of which the best have the lowest value, as it was in their step.
+        pub best_by: BestBy = BestBy::Total,
+        /// Whether training goes on while a checkpoint is written; if not, every step waits for its checkpoint.
+        pub background: bool = true,
+    }
+}
+
+choice! {
+    /// A loss.
+    pub enum BestBy {
+        /// The sum of all.
+        "total" => Total,
+        /// Image-text contrastive.
+        "itc" => Itc,
+        /// Image-text matching.
+        "itm" => Itm,
+        /// Image-grounded text generation.
+        "itg" => Itg,
+        /// The language model's, in the generative stage.
+        "lm" => Lm,
     }
 }
 

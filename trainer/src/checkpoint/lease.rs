@@ -1,17 +1,17 @@
 //! The right to write to a run: taken over in the log, checked at every commit.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::log::{self, Appended, CommitRecord, Entry, Event, Holder, Log};
-use super::manifest::{FileRecord, MANIFEST, Manifest, sha256};
+use super::log::{self, Appended, CommitRecord, Entry, Event, Holder, Log, Quarantined};
+use super::manifest::{FileRecord, MANIFEST, Manifest, TRAINABLE_INDEX, sha256};
+use super::part::{self, Part, PartRecord};
 use super::retention::{self, Retention};
-use super::snapshot::Snapshot;
-use super::weights;
+use super::snapshot::{About, Snapshot};
+use super::tensor_file::Floats;
 use crate::error::{Result, TrainerError};
-use crate::storage::Storage;
+use crate::storage::{Patience, Storage};
 
 /// Times that a log which grows meanwhile is read again before giving up.
 const READS: u32 = 100;
@@ -25,6 +25,14 @@ pub struct Lease {
     /// The log's next number, as far as known.
     next: Mutex<u64>,
     collected: Result<Vec<String>>,
+}
+
+/// A checkpoint that is being written.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    /// Its folder below the run's.
+    pub(crate) folder: String,
+    nonce: String,
 }
 
 /// A checkpoint that stands in the log.
@@ -75,7 +83,7 @@ impl Lease {
         self.collected.as_deref()
     }
 
-    /// Writes a checkpoint and commits it. It exists once this returns; before, or after an error, the run is as it
+    /// Writes a whole checkpoint and commits it. It exists once this returns; before, or after an error, the run is as it
     /// was.
     ///
     /// # Errors
@@ -84,29 +92,69 @@ impl Lease {
     pub fn commit(&self, snapshot: &Snapshot) -> Result<Committed> {
         snapshot.check()?;
         self.check()?;
-        let nonce = log::nonce()?;
-        let Snapshot { stage_index, stage, step, .. } = snapshot;
-        let folder = format!("stage{stage_index}/step-{step:08}/{}-{nonce}", self.epoch);
-        let mut files = BTreeMap::new();
-        self.write(&folder, weights::TRAINABLE, weights::trainable(snapshot)?, &mut files)?;
-        self.write(&folder, weights::TRAINABLE_INDEX, weights::trainable_index(snapshot)?, &mut files)?;
-        self.write(&folder, weights::MOMENTS, weights::moments(snapshot)?, &mut files)?;
-        let bytes = files.values().map(|file| file.size).sum();
-
-        let manifest = serde_json::to_vec_pretty(&Manifest::new(snapshot, self.epoch, &nonce, files))?;
-        let manifest_sha256 = sha256(&manifest);
-        self.storage.write(&format!("{folder}/{MANIFEST}"), Bytes::from(manifest))?;
-
-        let uri = self.storage.uri(&folder);
-        let stage = stage.clone();
-        let record = CommitRecord { stage_index: *stage_index, stage, step: *step, folder, manifest_sha256 };
-        self.append(&Entry::new(self.epoch, nonce, Event::Commit(record)))?;
-        Ok(Committed { uri, stage_index: *stage_index, step: *step, bytes })
+        let attempt = self.attempt(&snapshot.about)?;
+        let patience = Patience::none();
+        let tensors = snapshot.about.segments.iter().zip(&snapshot.trainable);
+        let part = Part {
+            index: 0,
+            of: 1,
+            tensors: tensors.map(|(segment, array)| (segment, &array.values as &dyn Floats)).collect(),
+            first: 0,
+            exp_avg: &snapshot.exp_avg,
+            exp_avg_sq: &snapshot.exp_avg_sq,
+        };
+        let record = part::write(&self.storage, &attempt.folder, &part, &patience)?;
+        self.commit_parts(&attempt, snapshot.about.clone(), vec![record], &patience)
     }
 
-    fn write(&self, folder: &str, name: &str, bytes: Vec<u8>, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
-        files.insert(name.to_owned(), FileRecord::of(&bytes));
-        self.storage.write(&format!("{folder}/{name}"), Bytes::from(bytes))
+    /// Where the next checkpoint's files go.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoRandomBytes`].
+    pub(crate) fn attempt(&self, about: &About) -> Result<Attempt> {
+        let nonce = log::nonce()?;
+        let folder = format!("stage{}/step-{:08}/{}-{nonce}", about.stage_index, about.step, self.epoch);
+        Ok(Attempt { folder, nonce })
+    }
+
+    /// Commits a checkpoint whose parts have all been written into the attempt's folder.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn commit_parts(
+        &self,
+        attempt: &Attempt,
+        about: About,
+        parts: Vec<PartRecord>,
+        patience: &Patience,
+    ) -> Result<Committed> {
+        let Attempt { folder, nonce } = attempt;
+        let About { stage_index, ref stage, step, ref metrics, .. } = about;
+        let (stage, metrics) = (stage.clone(), metrics.clone());
+        let mut manifest = Manifest::new(about, self.epoch, nonce, parts);
+        let index = manifest.trainable_index()?;
+        manifest.files.insert(TRAINABLE_INDEX.to_owned(), FileRecord::of(&index));
+        let bytes = manifest.files.values().map(|file| file.size).sum();
+        self.storage.write_patiently(&format!("{folder}/{TRAINABLE_INDEX}"), Bytes::from(index), patience)?;
+        let manifest = serde_json::to_vec_pretty(&manifest)?;
+        let manifest_sha256 = sha256(&manifest);
+        self.storage.write_patiently(&format!("{folder}/{MANIFEST}"), Bytes::from(manifest), patience)?;
+
+        let uri = self.storage.uri(folder);
+        let folder = folder.clone();
+        let record = CommitRecord { stage_index, stage, step, folder, manifest_sha256, bytes, metrics };
+        let entry = Entry::new(self.epoch, nonce.clone(), Event::Commit(record));
+        patience.wait_out(|| self.append(&entry))?;
+        Ok(Committed { uri, stage_index, step, bytes })
+    }
+
+    /// Notes that a checkpoint does not verify, so that nobody reads it again in vain. Its files stay.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`], and errors of the store.
+    pub fn quarantine(&self, folder: &str, reason: &str) -> Result<()> {
+        let found = Quarantined { folder: folder.to_owned(), reason: reason.to_owned() };
+        self.append(&Entry::new(self.epoch, log::nonce()?, Event::Quarantine(found)))
     }
 
     /// Appends to the log unless somebody took over.
@@ -156,7 +204,7 @@ impl Lease {
     ///
     /// # Errors
     /// [`TrainerError::Fenced`], and errors of the store.
-    pub fn retain(&self, retention: Retention) -> Result<Vec<String>> {
+    pub fn retain(&self, retention: &Retention) -> Result<Vec<String>> {
         self.check()?;
         retention::collect(&self.storage, &Log::read(&self.storage)?, self.epoch, Some(retention))
     }

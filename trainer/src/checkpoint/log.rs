@@ -66,10 +66,12 @@ pub(super) enum Event {
     TakeOver { holder: Holder },
     /// A checkpoint exists from now on.
     Commit(CommitRecord),
+    /// A checkpoint does not verify: nobody continues from it any more, and its files stay for people to look at.
+    Quarantine(Quarantined),
 }
 
 /// A committed checkpoint, as the log names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CommitRecord {
     /// The stage, counted from 1.
     pub stage_index: usize,
@@ -81,6 +83,21 @@ pub struct CommitRecord {
     pub folder: String,
     /// sha256 of its manifest.
     pub manifest_sha256: String,
+    /// Bytes of its files.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Losses of its step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// A checkpoint that was found damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The checkpoint's folder below the run's.
+    pub folder: String,
+    /// What was found.
+    pub reason: String,
 }
 
 impl Entry {
@@ -155,7 +172,18 @@ impl Log {
         self.entries.iter().filter_map(|(number, entry)| Some((*number, entry.as_ref().err()?.as_str())))
     }
 
-    /// The commits that count, oldest first: number, epoch, record. A commit behind a newer take-over does not count.
+    /// The checkpoints that nobody continues from, oldest first.
+    pub(super) fn quarantined(&self) -> Vec<&Quarantined> {
+        self.readable()
+            .filter_map(|(_, entry)| match &entry.event {
+                Event::Quarantine(found) => Some(found),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The commits that count, oldest first: number, epoch, record. A commit behind a newer take-over does not count, nor does
+    /// one that was quarantined.
     pub(super) fn commits(&self) -> Vec<(u64, u64, CommitRecord)> {
         let mut newest = 0;
         let mut commits = Vec::new();
@@ -163,9 +191,11 @@ impl Log {
             match &entry.event {
                 Event::TakeOver { .. } => newest = newest.max(entry.epoch),
                 Event::Commit(record) if entry.epoch >= newest => commits.push((number, entry.epoch, record.clone())),
-                Event::Commit(_) => {}
+                Event::Commit(_) | Event::Quarantine(_) => {}
             }
         }
+        let quarantined = self.quarantined();
+        commits.retain(|(_, _, commit): &(_, _, CommitRecord)| quarantined.iter().all(|it| it.folder != commit.folder));
         commits
     }
 }

@@ -5,52 +5,62 @@
 //!   config.yaml                          written once
 //!   log/00000000.json …                  take-overs and commits; each entry written once, by put-if-absent
 //!   stage1/step-00012000/<epoch>-<nonce>/
-//!     trainable-00001-of-00001.safetensors, trainable.safetensors.index.json, moments-00001-of-00001.safetensors
-//!     manifest.json                      position, facts, sizes and sha256 of the files
+//!     trainable-00001-of-00004.safetensors …   trained tensors under public names, some of them written by each rank
+//!     trainable.safetensors.index.json         which file has which
+//!     moments-00001-of-00004.safetensors …     AdamW's moments of a range of the flat space, by the rank that owns it
+//!     manifest.json                            position, facts, where each number lies, sizes and sha256 of the files
 //! ```
 //!
 //! A checkpoint exists when an entry of the log names its manifest and its files verify. Whoever is ended in the
-//! middle of a commit leaves files that no entry names; the next holder removes them. All calls block, and must not
-//! be made from inside an asynchronous task.
+//! middle of a commit leaves files that no entry names; the next holder removes them. Numbers are addressed by tensor and
+//! by place in the flat space, never by rank: any number of ranks reads what any number wrote, by ranges. All calls block,
+//! and must not be made from inside an asynchronous task.
 //!
 //! ```
-//! use trainer::checkpoint::{Holder, NamedArray, RunPrefix, Snapshot};
+//! use trainer::checkpoint::{About, Holder, NamedArray, RunPrefix, Segment, Snapshot};
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let uri = folder.path().join("run").display().to_string();
 //! let run = RunPrefix::open(&uri)?;
 //! let lease = run.take_over(Holder { host: "here".into(), pid: 1, ..Holder::default() })?;
-//! let bias = NamedArray { name: "itm_head.bias".into(), shape: vec![2], values: vec![0.5, -0.5] };
-//! let state = Snapshot { stage_index: 1, step: 10, trainable: vec![bias], ..Snapshot::default() };
+//! let bias = Segment { name: "itm_head.bias".into(), shape: vec![2], offset: 0 };
+//! let about = About { stage_index: 1, step: 10, flat_len: 64, segments: vec![bias], ..About::default() };
+//! let trainable = vec![NamedArray { name: "itm_head.bias".into(), shape: vec![2], values: vec![0.5, -0.5] }];
+//! let state = Snapshot { about, trainable, exp_avg: vec![0.0; 64], exp_avg_sq: vec![0.0; 64] };
 //! lease.commit(&state)?;
-//! let found = run.latest(None)?.expect("just committed");
-//! assert_eq!(found.snapshot, state);
+//! let found = run.newest(None)?.expect("just committed");
+//! assert_eq!(found.stored.snapshot()?, state);
 //! # Ok::<(), trainer::TrainerError>(())
 //! ```
 
 mod lease;
 mod log;
 mod manifest;
+mod part;
 mod retention;
 mod snapshot;
+mod stored;
+mod tensor_file;
 #[cfg(test)]
 mod tests;
-mod weights;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use data_pipeline::store::Location;
 
+pub(crate) use lease::Attempt;
 pub use lease::{Committed, Lease};
-pub use log::{CommitRecord, Holder};
+pub use log::{CommitRecord, Holder, Quarantined};
 pub use manifest::FORMAT_VERSION;
-use manifest::{FileRecord, MANIFEST, Manifest};
+use manifest::MANIFEST;
+pub(crate) use part::{Part, PartRecord};
 pub use retention::Retention;
-pub use snapshot::{NamedArray, Segment, Snapshot};
+pub use snapshot::{About, NamedArray, Segment, Snapshot};
+pub use stored::{FlatRange, Stored};
+pub(crate) use tensor_file::{Floats, Kept};
 
 use crate::error::{Result, TrainerError};
-use crate::storage::{Created, Storage};
+use crate::storage::{Created, Patience, Storage};
 
 /// The config's name in the run's folder.
 const CONFIG: &str = "config.yaml";
@@ -63,19 +73,41 @@ pub struct RunPrefix {
     storage: Arc<Storage>,
 }
 
-/// A checkpoint that was read and verified.
+/// The trained tensors of a checkpoint, verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// The state.
-    pub snapshot: Snapshot,
+    /// What is known of the state.
+    pub about: About,
+    /// Every trained tensor.
+    pub trainable: Vec<NamedArray>,
     /// The checkpoint's own URI.
     pub uri: String,
     /// Why newer checkpoints were passed over, newest first; empty when this is the newest.
     pub fell_back: Vec<String>,
 }
 
+/// The newest checkpoint of a run whose manifest verifies.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// The checkpoint.
+    pub stored: Stored,
+    /// Why newer ones were passed over.
+    pub fell_back: Vec<String>,
+}
+
+/// The checkpoints of a run from the newest to the oldest, for whoever looks for one that verifies.
+#[derive(Debug)]
+pub struct Candidates {
+    run: RunPrefix,
+    /// Oldest first.
+    left: Vec<CommitRecord>,
+    count: usize,
+    /// Why those before were passed over, newest first.
+    pub fell_back: Vec<String>,
+}
+
 /// A checkpoint that the log names. Retention may have removed it since.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Commit {
     /// The entry's number in the log.
     pub number: u64,
@@ -166,92 +198,138 @@ impl RunPrefix {
             .collect())
     }
 
-    /// The newest checkpoint that verifies, of one stage or of the whole run; `None` when none was ever committed.
+    /// The checkpoints that were found damaged, oldest first.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>> {
+        Ok(log::Log::read(&self.storage)?.quarantined().into_iter().cloned().collect())
+    }
+
+    /// The checkpoints of one stage or of the whole run; `None` when none was ever committed.
+    ///
+    /// # Errors
+    /// Errors of the store; [`TrainerError::NoUsableCheckpoint`] when there are none but damaged ones.
+    pub fn candidates(&self, stage_index: Option<usize>) -> Result<Option<Candidates>> {
+        let log = log::Log::read(&self.storage)?;
+        let mut commits = log.commits();
+        commits.retain(|(_, _, record)| stage_index.is_none_or(|index| index == record.stage_index));
+        let quarantined = log.quarantined();
+        let Some((newest, _, _)) = commits.last() else {
+            let of_stage = |folder: &str| stage_index.is_none_or(|index| folder.starts_with(&format!("stage{index}/")));
+            let reasons: Vec<String> = quarantined
+                .iter()
+                .filter(|it| of_stage(&it.folder))
+                .map(|it| format!("{}: {}", self.storage.uri(&it.folder), it.reason))
+                .collect();
+            return if reasons.is_empty() { Ok(None) } else { Err(self.unusable(reasons.len(), &reasons)) };
+        };
+        let unreadable = log.unreadable().filter(|(number, _)| number > newest);
+        let fell_back = unreadable
+            .map(|(number, reason)| format!("{}: {reason}", self.storage.uri(&log::entry_name(number))))
+            .collect();
+        let left: Vec<CommitRecord> = commits.into_iter().map(|(_, _, record)| record).collect();
+        Ok(Some(Candidates { run: self.clone(), count: left.len(), left, fell_back }))
+    }
+
+    /// Opens a checkpoint of this run that the log names.
+    ///
+    /// # Errors
+    /// [`TrainerError::BadCheckpoint`] when its manifest does not verify, and errors of the store.
+    pub fn stored(&self, record: &CommitRecord) -> Result<Stored> {
+        Stored::open(&self.storage, &record.folder, Some(&record.manifest_sha256))
+    }
+
+    /// The newest checkpoint whose manifest verifies, of one stage or of the whole run; `None` when none was ever
+    /// committed.
+    ///
+    /// # Errors
+    /// As [`Self::latest`].
+    pub fn newest(&self, stage_index: Option<usize>) -> Result<Option<Newest>> {
+        let Some(mut candidates) = self.candidates(stage_index)? else { return Ok(None) };
+        let stored = candidates.find(Ok)?;
+        Ok(Some(Newest { stored, fell_back: candidates.fell_back }))
+    }
+
+    /// The trained tensors of the newest checkpoint whose tensors verify; `None` when none was ever committed.
     ///
     /// # Errors
     /// [`TrainerError::NoUsableCheckpoint`] when there are commits and none verifies. A store that does not answer is
     /// an error too, and no reason to go back to an older checkpoint.
     pub fn latest(&self, stage_index: Option<usize>) -> Result<Option<Found>> {
-        let log = log::Log::read(&self.storage)?;
-        let mut commits = log.commits();
-        commits.retain(|(_, _, record)| stage_index.is_none_or(|index| index == record.stage_index));
-        let Some((newest, _, _)) = commits.last() else { return Ok(None) };
-        let unreadable = log.unreadable().filter(|(number, _)| number > newest);
-        let mut fell_back: Vec<String> = unreadable
-            .map(|(number, reason)| format!("{}: {reason}", self.storage.uri(&log::entry_name(number))))
-            .collect();
-        for (_, _, record) in commits.iter().rev() {
-            match self.load(&record.folder, Some(&record.manifest_sha256)) {
-                Ok(snapshot) => {
-                    return Ok(Some(Found { snapshot, uri: self.storage.uri(&record.folder), fell_back }));
-                }
-                Err(TrainerError::BadCheckpoint { uri, reason }) => fell_back.push(format!("{uri}: {reason}")),
-                Err(error) => return Err(error),
+        let Some(mut candidates) = self.candidates(stage_index)? else { return Ok(None) };
+        let (stored, trainable) = candidates.find(|stored| Ok((stored.clone(), stored.trainable()?)))?;
+        let fell_back = candidates.fell_back;
+        Ok(Some(Found { about: stored.about().clone(), trainable, uri: stored.uri(), fell_back }))
+    }
+
+    fn unusable(&self, count: usize, reasons: &[String]) -> TrainerError {
+        let mut shown = reasons.iter().take(SHOWN_REASONS).cloned().collect::<Vec<_>>().join("; ");
+        if reasons.len() > SHOWN_REASONS {
+            shown.push_str(" …");
+        }
+        TrainerError::NoUsableCheckpoint { uri: self.uri(), count, reasons: shown }
+    }
+
+    /// Writes a rank's part of a checkpoint into its folder.
+    ///
+    /// # Errors
+    /// Errors of the store, as far as `patience` does not wait them out.
+    pub(crate) fn write_part(&self, folder: &str, part: &Part<'_>, patience: &Patience) -> Result<PartRecord> {
+        part::write(&self.storage, folder, part, patience)
+    }
+
+    /// The same run with connections of its own, for another thread.
+    pub(crate) fn again(&self) -> Result<Self> {
+        Ok(Self { storage: Arc::new(self.storage.again()?) })
+    }
+}
+
+impl Candidates {
+    /// The next older checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoUsableCheckpoint`] when all were passed over.
+    pub fn next_older(&mut self) -> Result<CommitRecord> {
+        self.left.pop().ok_or_else(|| self.run.unusable(self.count, &self.fell_back))
+    }
+
+    /// What `read` makes of the newest checkpoint that it does not call damaged.
+    fn find<T>(&mut self, read: impl Fn(Stored) -> Result<T>) -> Result<T> {
+        loop {
+            let record = self.next_older()?;
+            match self.run.stored(&record).and_then(&read) {
+                Err(TrainerError::BadCheckpoint { uri, reason }) => self.fell_back.push(format!("{uri}: {reason}")),
+                other => return other,
             }
         }
-        let mut reasons = fell_back.iter().take(SHOWN_REASONS).cloned().collect::<Vec<_>>().join("; ");
-        if fell_back.len() > SHOWN_REASONS {
-            reasons.push_str(" …");
-        }
-        Err(TrainerError::NoUsableCheckpoint { uri: self.uri(), count: commits.len(), reasons })
-    }
-
-    /// Reads the checkpoint in `folder` and verifies every file; with `manifest_sha256` the manifest too.
-    fn load(&self, folder: &str, manifest_sha256: Option<&str>) -> Result<Snapshot> {
-        let name = if folder.is_empty() { MANIFEST.to_owned() } else { format!("{folder}/{MANIFEST}") };
-        let bad = |name: &str, reason: String| TrainerError::BadCheckpoint { uri: self.storage.uri(name), reason };
-        let bytes = self.storage.read(&name)?.ok_or_else(|| bad(&name, "the manifest is missing".into()))?;
-        if let Some(expected) = manifest_sha256 {
-            verify(&bytes, bytes.len() as u64, expected).map_err(|reason| bad(&name, reason))?;
-        }
-        let manifest = Manifest::parse(&bytes).map_err(|reason| bad(&name, reason))?;
-        let contents = manifest.files.iter().map(|(file, record)| {
-            let name = if folder.is_empty() { file.clone() } else { format!("{folder}/{file}") };
-            Ok((file.as_str(), self.read_verified(&name, record)?))
-        });
-        let mut contents: BTreeMap<&str, Vec<u8>> = contents.collect::<Result<_>>()?;
-        let mut take = |file: &str| contents.remove(file).ok_or_else(|| bad(&name, format!("it names no {file}")));
-        let (trainable, moments) = (take(weights::TRAINABLE)?, take(weights::MOMENTS)?);
-        let tensors =
-            weights::parse(&manifest.trainable, &trainable, &moments).map_err(|reason| bad(folder, reason))?;
-        Ok(manifest.into_snapshot(tensors))
-    }
-
-    fn read_verified(&self, name: &str, record: &FileRecord) -> Result<Vec<u8>> {
-        let bad = |reason: String| TrainerError::BadCheckpoint { uri: self.storage.uri(name), reason };
-        let size = self.storage.size(name)?.ok_or_else(|| bad("the file is missing".into()))?;
-        if size != record.size {
-            return Err(bad(format!("found {size} bytes, expected {}", record.size)));
-        }
-        let bytes = self.storage.read_large(name, size)?;
-        verify(&bytes, record.size, &record.sha256).map_err(bad)?;
-        Ok(bytes)
     }
 }
 
-/// Compares size and sha256; the error is a reason for people.
-fn verify(bytes: &[u8], size: u64, sha256: &str) -> std::result::Result<(), String> {
-    if bytes.len() as u64 != size {
-        return Err(format!("found {} bytes, expected {size}", bytes.len()));
-    }
-    let found = manifest::sha256(bytes);
-    if found != sha256 {
-        return Err(format!("found sha256 {found}, expected {sha256}: the file was changed or damaged"));
-    }
-    Ok(())
-}
-
-/// Reads one checkpoint by the URI of its folder, or the newest one that verifies of a run by the run's URI. A folder
-/// named directly need not stand in any log.
+/// Opens one checkpoint by the URI of its folder, or the newest one whose manifest verifies of a run by the run's URI. A
+/// folder named directly need not stand in any log.
 ///
 /// # Errors
 /// [`TrainerError::BadCheckpoint`] when a named checkpoint does not verify, [`TrainerError::NoCheckpoint`] when there
 /// is nothing, [`TrainerError::NoUsableCheckpoint`], and errors of the store.
+pub fn open_stored(uri: &str) -> Result<Stored> {
+    let run = RunPrefix::open(uri)?;
+    if run.storage.size(MANIFEST)?.is_some() {
+        return Stored::open(&run.storage, "", None);
+    }
+    Ok(run.newest(None)?.ok_or_else(|| TrainerError::NoCheckpoint { uri: uri.to_owned() })?.stored)
+}
+
+/// The trained tensors of a checkpoint or a run, as [`open_stored`] finds it.
+///
+/// # Errors
+/// As [`open_stored`].
 pub fn open_checkpoint(uri: &str) -> Result<Found> {
     let run = RunPrefix::open(uri)?;
     if run.storage.size(MANIFEST)?.is_some() {
-        let snapshot = run.load("", None)?;
-        return Ok(Found { snapshot, uri: run.uri(), fell_back: Vec::new() });
+        let stored = Stored::open(&run.storage, "", None)?;
+        let (about, trainable) = (stored.about().clone(), stored.trainable()?);
+        return Ok(Found { about, trainable, uri: run.uri(), fell_back: Vec::new() });
     }
     run.latest(None)?.ok_or_else(|| TrainerError::NoCheckpoint { uri: uri.to_owned() })
 }

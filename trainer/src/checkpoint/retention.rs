@@ -8,17 +8,22 @@ use crate::error::Result;
 use crate::storage::Storage;
 
 /// Which checkpoints stay. The last one of every finished stage stays too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// The newest so many; at least 1.
     pub keep_last: u64,
     /// Those at multiples of this step, for good.
     pub keep_every_steps: Option<u64>,
+    /// The best so many of each stage.
+    pub keep_best: u64,
+    /// What the best have the lowest value of: a loss.
+    pub best_by: String,
 }
 
 impl From<&configs::Checkpoint> for Retention {
     fn from(section: &configs::Checkpoint) -> Self {
-        Self { keep_last: section.keep_last, keep_every_steps: section.keep_every_steps }
+        let configs::Checkpoint { keep_last, keep_every_steps, keep_best, best_by, .. } = *section;
+        Self { keep_last, keep_every_steps, keep_best, best_by: best_by.to_string() }
     }
 }
 
@@ -36,6 +41,14 @@ impl Retention {
                 kept.insert(&commit.folder);
             }
         }
+        for stage in stages {
+            let of_stage = commits.iter().filter(|commit| commit.stage_index == stage);
+            let mut ranked: Vec<(f64, &str)> =
+                of_stage.filter_map(|it| Some((*it.metrics.get(&self.best_by)?, it.folder.as_str()))).collect();
+            ranked.retain(|(value, _)| value.is_finite());
+            ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            kept.extend(ranked.iter().take(self.keep_best as usize).map(|(_, folder)| *folder));
+        }
         kept
     }
 }
@@ -43,17 +56,19 @@ impl Retention {
 /// Deletes what nobody needs, seen from epoch `own`: folders of earlier epochs that were never committed, and with
 /// `retention` the committed ones that do not stay. Returns the deleted folders. With entries in the log that cannot
 /// be read, nothing is deleted: they may name checkpoints.
-pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<Retention>) -> Result<Vec<String>> {
+pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<&Retention>) -> Result<Vec<String>> {
     if log.unreadable().next().is_some() {
         return Ok(Vec::new());
     }
     let commits: Vec<CommitRecord> = log.commits().into_iter().map(|(_, _, record)| record).collect();
     let committed: BTreeSet<&str> = commits.iter().map(|commit| commit.folder.as_str()).collect();
+    let quarantined: BTreeSet<&str> = log.quarantined().iter().map(|it| it.folder.as_str()).collect();
     let kept = retention.map_or_else(|| committed.clone(), |retention| retention.kept(&commits));
     let mut deleted = Vec::new();
     for (folder, epoch) in checkpoint_folders(storage)? {
         // A folder of this epoch without a commit is being written.
-        let orphan = epoch < own && !committed.contains(folder.as_str());
+        let named = committed.contains(folder.as_str()) || quarantined.contains(folder.as_str());
+        let orphan = epoch < own && !named;
         let superseded = epoch <= own && committed.contains(folder.as_str()) && !kept.contains(folder.as_str());
         if orphan || superseded {
             storage.delete_folder(&folder, MANIFEST)?;
@@ -88,7 +103,7 @@ mod tests {
 
     fn commit(index: usize, stage_index: usize, step: u64) -> CommitRecord {
         let folder = format!("{index}");
-        CommitRecord { stage_index, stage: "s".into(), step, folder, manifest_sha256: String::new() }
+        CommitRecord { stage_index, step, folder, ..CommitRecord::default() }
     }
 
     #[test]
@@ -96,12 +111,30 @@ mod tests {
         let places = [(1, 10), (1, 20), (1, 30), (1, 35), (2, 10), (2, 20), (2, 30)];
         let commits: Vec<_> = places.iter().enumerate().map(|(i, (stage, step))| commit(i, *stage, *step)).collect();
         let kept = |keep_last, keep_every_steps| -> String {
-            Retention { keep_last, keep_every_steps }.kept(&commits).into_iter().collect()
+            Retention { keep_last, keep_every_steps, ..Retention::default() }.kept(&commits).into_iter().collect()
         };
         assert_eq!(kept(1, None), "36");
         assert_eq!(kept(2, None), "356");
         assert_eq!(kept(1, Some(20)), "1356");
         assert_eq!(kept(0, None), "36");
+    }
+
+    #[test]
+    fn the_best_of_each_stage_stay() {
+        let losses = [(1, 3.0), (1, 1.0), (1, f64::NAN), (1, 2.0), (1, 2.5), (2, 9.0), (2, 8.0), (2, 9.5)];
+        let commits: Vec<_> = losses.iter().enumerate().map(|(i, (stage, loss))| {
+            let metrics = [("total".to_owned(), *loss)].into();
+            CommitRecord { metrics, ..commit(i, *stage, i as u64) }
+        }).collect();
+        let kept = |keep_best, best_by: &str| -> String {
+            let retention = Retention { keep_last: 1, keep_best, best_by: best_by.into(), ..Retention::default() };
+            retention.kept(&commits).into_iter().collect()
+        };
+        // 4 and 7 are the last of their stages.
+        assert_eq!(kept(0, "total"), "47");
+        assert_eq!(kept(1, "total"), "1467");
+        assert_eq!(kept(2, "total"), "134567");
+        assert_eq!(kept(2, "itc"), "47");
     }
 
     proptest! {
@@ -112,7 +145,7 @@ mod tests {
             every in proptest::option::of(0u64..20),
         ) {
             let commits: Vec<_> = steps.iter().enumerate().map(|(i, (stage, step))| commit(i, *stage, *step)).collect();
-            let kept = Retention { keep_last, keep_every_steps: every }.kept(&commits);
+            let kept = Retention { keep_last, keep_every_steps: every, ..Retention::default() }.kept(&commits);
             prop_assert!(kept.contains(commits.last().unwrap().folder.as_str()));
             prop_assert!(kept.len() as u64 >= keep_last.min(commits.len() as u64));
         }
