@@ -6,6 +6,7 @@
 mod open;
 mod web;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme};
 use url::Url;
@@ -26,13 +28,21 @@ const BODY_TRIES: u32 = 6;
 const BODY_WAIT: Duration = Duration::from_millis(50);
 
 /// A place in an object store: an object or a prefix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Location {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
+    /// The same store, where single parts of an object can be sent, and sent again, under an upload's id.
+    pub parts: Option<Arc<dyn MultipartStore>>,
     /// The object or prefix inside the store.
     pub path: Path,
     uri: String,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Location").field("uri", &self.uri).field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Location {
@@ -53,20 +63,20 @@ impl Location {
         let url = Url::parse(uri).map_err(|e| bad(e.to_string()))?;
         let (scheme, path) = ObjectStoreScheme::parse(&url).map_err(|e| bad(e.to_string()))?;
         let path = Path::parse(path).map_err(|e| bad(e.to_string()))?;
-        let store = open::open(&scheme, &url).map_err(|source| DataError::Store {
+        let open::Opened { store, parts } = open::open(&scheme, &url).map_err(|source| DataError::Store {
             uri: uri.into(),
             action: "open the store",
             advice: ". Check the store's variables in the environment",
             source: Box::new(source),
         })?;
-        Ok(Self { store, path, uri: uri.trim_end_matches('/').into() })
+        Ok(Self { store, parts, path, uri: uri.trim_end_matches('/').into() })
     }
 
     fn local(path: &str) -> Result<Self> {
         let bad = |reason: String| DataError::BadUri { uri: path.into(), reason };
         let absolute = std::path::absolute(path).map_err(|e| bad(e.to_string()))?;
         let object_path = Path::from_absolute_path(without_parents(&absolute)).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { store: open::local(), path: object_path, uri: path.trim_end_matches('/').into() })
+        Ok(Self { store: open::local(), parts: None, path: object_path, uri: path.trim_end_matches('/').into() })
     }
 
     /// The URI this place was made from, as people wrote it.
@@ -80,7 +90,7 @@ impl Location {
         for part in name.split('/').filter(|part| !part.is_empty()) {
             path = path.join(part);
         }
-        Self { store: self.store.clone(), path, uri: format!("{}/{name}", self.uri) }
+        Self { store: self.store.clone(), parts: self.parts.clone(), path, uri: format!("{}/{name}", self.uri) }
     }
 
     /// Every object below this prefix whose name ends in `suffix`, sorted by path. An object itself counts as its own
@@ -110,7 +120,7 @@ impl Location {
     fn at(&self, path: &Path) -> Self {
         let below = path.as_ref().strip_prefix(self.path.as_ref()).unwrap_or_default().trim_start_matches('/');
         let uri = if below.is_empty() { self.uri.clone() } else { format!("{}/{below}", self.uri) };
-        Self { store: self.store.clone(), path: path.clone(), uri }
+        Self { store: self.store.clone(), parts: self.parts.clone(), path: path.clone(), uri }
     }
 
     /// Whether there is an object here.

@@ -97,6 +97,18 @@ pub enum TrainerError {
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes for a run log entry ({0}); check that /dev/urandom can be read")]
     NoRandomBytes(getrandom::Error),
+    /// The store cannot keep two processes from owning one run.
+    #[error(
+        "{uri}: found {found}; expected a store that writes an object only if it is absent (put-if-absent), by which \
+         one process alone owns a run. Use a path, s3:// with conditional writes (`If-None-Match: *`; AWS has them), \
+         gs:// or az://"
+    )]
+    NoPutIfAbsent {
+        /// The run.
+        uri: String,
+        /// What the store did.
+        found: String,
+    },
     /// Another process has taken over the run.
     #[error(
         "{uri}: found that {holder} took over this run (epoch {found}, ours was {own}); expected to be its only writer. This process must stop; nothing of the new holder was touched"

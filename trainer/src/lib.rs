@@ -45,7 +45,8 @@ pub mod stage1;
 pub mod stage2;
 pub mod state;
 pub mod step;
-mod storage;
+#[doc(hidden)]
+pub mod storage;
 pub mod tensorboard;
 pub mod text;
 pub mod towers;

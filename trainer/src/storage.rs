@@ -1,17 +1,31 @@
 //! A folder in any object store, for one thread at a time: whole objects, put-if-absent, listings.
 
+mod disturbed;
 #[cfg(test)]
 pub(crate) mod faulty_store;
+mod local_parts;
+mod parts;
+mod patience;
+mod probe;
+#[cfg(test)]
+mod tests;
+mod verified;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use data_pipeline::error::DataError;
 use data_pipeline::store::Location;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+use object_store::multipart::MultipartStore;
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, WriteMultipart};
 
 use crate::error::{Result, TrainerError};
+use disturbed::Disturbance;
+use local_parts::LocalParts;
+pub use parts::{Content, Hashed};
+pub use patience::Patience;
 
 /// Objects above this size are sent and fetched in parts of it. A request must end within the store's request timeout
 /// (10 s), so a part has to pass at 1.6 MB/s; S3 allows 10,000 parts, so an object may have 156 GiB.
@@ -21,7 +35,7 @@ const AT_ONCE: usize = 8;
 
 /// Whether an object that must not exist yet was written.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Created {
+pub enum Created {
     /// It was written.
     Written,
     /// An object of this name exists.
@@ -59,16 +73,50 @@ impl Upload<'_> {
 
 /// The folder of a run. Blocks: not for use inside an asynchronous task.
 #[derive(Debug)]
-pub(crate) struct Storage {
+pub struct Storage {
     root: Location,
     runtime: tokio::runtime::Runtime,
+    /// Bytes of the parts of hashed objects; larger for those that would have too many.
+    part_bytes: u64,
+    disturbance: Option<Disturbance>,
 }
 
 impl Storage {
-    pub(crate) fn at(root: Location) -> Result<Self> {
+    /// The folder at `root`. Opens no connection.
+    ///
+    /// For tests, `BLIP2_TEST_PART_BYTES` makes the parts of hashed objects smaller, and `BLIP2_TEST_STORE` disturbs
+    /// all calls.
+    ///
+    /// # Errors
+    /// [`TrainerError::Runtime`], [`TrainerError::Setting`] when `BLIP2_TEST_STORE` says nothing that is known.
+    pub fn at(mut root: Location) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
-        Ok(Self { root, runtime })
+        let disturbance = Disturbance::from_environment()?;
+        if let Some(disturbance) = &disturbance {
+            root = disturbance.around(root);
+        }
+        let part_bytes = std::env::var("BLIP2_TEST_PART_BYTES").ok().and_then(|text| text.parse().ok());
+        Ok(Self { root, runtime, part_bytes: part_bytes.unwrap_or(PART).max(1), disturbance })
+    }
+
+    /// The same with parts of another size, for tests.
+    #[cfg(test)]
+    pub(crate) fn with_parts_of(mut self, bytes: u64) -> Self {
+        self.part_bytes = bytes;
+        self
+    }
+
+    /// What sends parts of `part_bytes`, where the store can do that.
+    fn parts(&self, part_bytes: u64) -> Option<Arc<dyn MultipartStore>> {
+        if local_path(&self.root).is_none() {
+            return self.root.parts.clone();
+        }
+        let parts = Arc::new(LocalParts { part_bytes });
+        Some(match &self.disturbance {
+            Some(disturbance) => disturbance.around_parts(parts),
+            None => parts,
+        })
     }
 
     /// The URI of the folder itself, or of something in it.
@@ -88,7 +136,7 @@ impl Storage {
     }
 
     /// The object's size in bytes, or `None` when there is none.
-    pub(crate) fn size(&self, name: &str) -> Result<Option<u64>> {
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
         let place = self.root.child(name);
         match self.runtime.block_on(place.store.head(&place.path)) {
             Ok(meta) => Ok(Some(meta.size)),
@@ -103,7 +151,7 @@ impl Storage {
     }
 
     /// Some bytes of an object that has them, fetched in parts.
-    pub(crate) fn read_range(&self, name: &str, bytes: Range<u64>) -> Result<Vec<u8>> {
+    pub fn read_range(&self, name: &str, bytes: Range<u64>) -> Result<Vec<u8>> {
         let place = &self.root.child(name);
         let size = bytes.end.saturating_sub(bytes.start);
         let part = |part: u64| bytes.start + part * PART..bytes.start + ((part + 1) * PART).min(size);
@@ -121,7 +169,10 @@ impl Storage {
     }
 
     /// Writes an object: it appears complete or not at all.
-    pub(crate) fn write(&self, name: &str, bytes: Bytes) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`TrainerError::Store`].
+    pub fn write(&self, name: &str, bytes: Bytes) -> Result<()> {
         let place = self.root.child(name);
         if bytes.len() as u64 <= PART {
             return Ok(self.runtime.block_on(place.write(bytes))?);
@@ -138,6 +189,27 @@ impl Storage {
         written.map(drop).map_err(|source| place.error("write", source).into())
     }
 
+    /// Writes a small object, and waits for a store that fails.
+    ///
+    /// # Errors
+    /// As [`Patience::wait_out`].
+    pub fn write_patiently(&self, name: &str, bytes: &Bytes, patience: &Patience) -> Result<()> {
+        let place = self.root.child(name);
+        let put = || place.store.put(&place.path, PutPayload::from(bytes.clone()));
+        let put = self.runtime.block_on(patience.wait(&place, put));
+        put.map(drop).map_err(|source| place.error("write", source).into())
+    }
+
+    /// [`Self::create`] that waits for a store that fails. After a failure, [`Created::Taken`] may mean one's own
+    /// object: whoever must know reads it.
+    ///
+    /// # Errors
+    /// As [`Patience::wait_out`].
+    pub fn create_patiently(&self, name: &str, bytes: &Bytes, patience: &Patience) -> Result<Created> {
+        let place = self.root.child(name);
+        created(&place, self.runtime.block_on(patience.wait(&place, || create(&place, bytes))))
+    }
+
     /// Begins an object that is written piece by piece: it appears when it is finished, or not at all.
     pub(crate) fn upload(&self, name: &str) -> Result<Upload<'_>> {
         let place = self.root.child(name);
@@ -150,13 +222,7 @@ impl Storage {
     /// Writes an object only if there is none of this name.
     pub(crate) fn create(&self, name: &str, bytes: Bytes) -> Result<Created> {
         let place = self.root.child(name);
-        let options = PutOptions::from(PutMode::Create);
-        let payload = PutPayload::from(bytes);
-        match self.runtime.block_on(place.store.put_opts(&place.path, payload, options)) {
-            Ok(_) => Ok(Created::Written),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Taken),
-            Err(source) => Err(place.error("write", source).into()),
-        }
+        created(&place, self.runtime.block_on(create(&place, &bytes)))
     }
 
     /// Names of all objects below a folder, sorted.
@@ -185,7 +251,7 @@ impl Storage {
 
     /// Removes a folder with all that is in it; `first` goes first, so that what remains after a crash is no
     /// complete checkpoint.
-    pub(crate) fn delete_folder(&self, folder: &str, first: &str) -> Result<()> {
+    pub fn delete_folder(&self, folder: &str, first: &str) -> Result<()> {
         let mut names = self.list(folder)?;
         names.sort_by_key(|name| !name.ends_with(first));
         for name in names {
@@ -202,8 +268,12 @@ impl Storage {
     /// Removes what object stores do not have: the folder itself, and pieces of interrupted writes.
     fn remove_local_folder(&self, folder: &str) {
         let Some(path) = local_path(&self.root.child(folder)) else { return };
+        let remove = || std::fs::remove_dir_all(&path);
         // What stays behind costs some space and is tried again after the next commit.
-        let _left_over = std::fs::remove_dir_all(&path);
+        let _left_over = match &self.disturbance {
+            Some(disturbance) => disturbance.step("remove_folder", folder, remove),
+            None => remove(),
+        };
         if let Some(parent) = path.parent() {
             let _still_in_use = std::fs::remove_dir(parent);
         }
@@ -223,5 +293,18 @@ async fn read(place: &Location) -> Result<Option<Bytes>> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+async fn create(place: &Location, bytes: &Bytes) -> object_store::Result<PutResult> {
+    let payload = PutPayload::from(bytes.clone());
+    place.store.put_opts(&place.path, payload, PutOptions::from(PutMode::Create)).await
+}
+
+fn created(place: &Location, answer: object_store::Result<PutResult>) -> Result<Created> {
+    match answer {
+        Ok(_) => Ok(Created::Written),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Taken),
+        Err(source) => Err(place.error("write", source).into()),
     }
 }

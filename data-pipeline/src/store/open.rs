@@ -4,6 +4,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
+use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
@@ -52,26 +53,46 @@ macro_rules! patient {
     };
 }
 
+/// A store that was opened.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// The same, for those whose parts can be sent one by one.
+    pub(super) parts: Option<Arc<dyn MultipartStore>>,
+}
+
+impl Opened {
+    fn in_parts(store: impl ObjectStore + MultipartStore) -> Self {
+        let store = Arc::new(store);
+        Self { store: store.clone(), parts: Some(store) }
+    }
+
+    fn whole(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, parts: None }
+    }
+}
+
 /// The store that a URI's scheme and host name. Opens no connection.
-pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Result<Opened> {
     let url_text = url.as_str();
     Ok(match scheme {
-        ObjectStoreScheme::Local => local(),
+        ObjectStoreScheme::Local => Opened::whole(local()),
         ObjectStoreScheme::AmazonS3 => {
-            Arc::new(patient!(object_store::aws::AmazonS3Builder::from_env().with_url(url_text), retries())?)
+            Opened::in_parts(patient!(object_store::aws::AmazonS3Builder::from_env().with_url(url_text), retries())?)
         }
-        ObjectStoreScheme::GoogleCloudStorage => {
-            Arc::new(patient!(object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(url_text), retries())?)
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            Arc::new(patient!(object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url_text), retries())?)
-        }
+        ObjectStoreScheme::GoogleCloudStorage => Opened::in_parts(patient!(
+            object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(url_text),
+            retries()
+        )?),
+        ObjectStoreScheme::MicrosoftAzure => Opened::in_parts(patient!(
+            object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url_text),
+            retries()
+        )?),
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];
             let build = |retries| patient!(object_store::http::HttpBuilder::new().with_url(root), retries);
             // "This server cannot list" comes as 501, which counts as passing: few tries, so that it is told soon.
             let few = RetryConfig { max_retries: 4, ..retries() };
-            Arc::new(WebServer { objects: build(retries())?, listing: build(few)? })
+            Opened::whole(Arc::new(WebServer { objects: build(retries())?, listing: build(few)? }))
         }
         other => {
             return Err(object_store::Error::NotSupported {
@@ -89,8 +110,13 @@ fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: WAIT_GROWTH },
         max_retries: MOST_RETRIES,
-        retry_timeout: RETRY_BUDGET,
+        retry_timeout: test_budget().unwrap_or(RETRY_BUDGET),
     }
+}
+
+/// For tests of what waits longer than this budget: `BLIP2_TEST_STORE_BUDGET_MS` shortens it.
+fn test_budget() -> Option<Duration> {
+    std::env::var("BLIP2_TEST_STORE_BUDGET_MS").ok()?.parse().ok().map(Duration::from_millis)
 }
 
 /// Makes clients that wait for reads and writes differently.
