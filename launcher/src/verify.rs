@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use safetensors::SafeTensors;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -105,6 +106,8 @@ impl Series<'_> {
         let mut set: Vec<String> = configs::SMALL.iter().chain(SLICED).map(|set| (*set).to_owned()).collect();
         set.extend([
             format!("run.output={}", output.display()),
+            // So that there are as many commits as the kills are spread over.
+            "checkpoint.background=false".to_owned(),
             format!("data.sources[0].uri={}", self.folder.join("shards").display()),
             format!("model.image_encoder.weights.uri={}", shared("image_encoder.safetensors")),
             format!("model.language_model.weights.uri={}", shared("language_model.safetensors")),
@@ -265,7 +268,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Over names, shapes and values: the files of trained parameters in the order of their names.
+/// Of one file with all trained parameters, however many ranks have written them.
 fn sha256_of_parameters(checkpoint: &Path) -> anyhow::Result<String> {
     let entries = fs::read_dir(checkpoint).with_context(|| format!("cannot list {}", checkpoint.display()))?;
     let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
@@ -274,13 +277,16 @@ fn sha256_of_parameters(checkpoint: &Path) -> anyhow::Result<String> {
         name.starts_with("trainable-") && name.ends_with(".safetensors")
     };
     files.retain(|path| of_parameters(path));
-    files.sort();
     ensure!(!files.is_empty(), "found no trainable-*.safetensors in {}", checkpoint.display());
-    let mut hash = Sha256::new();
-    for file in &files {
-        hash.update(read(file)?);
+    let contents = files.iter().map(|file| read(file)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut tensors = Vec::new();
+    for (file, bytes) in files.iter().zip(&contents) {
+        let parsed = SafeTensors::deserialize(bytes).with_context(|| format!("cannot read {}", file.display()))?;
+        tensors.extend(parsed.tensors());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    let about = [("format".to_owned(), "pt".to_owned())].into();
+    let whole = safetensors::serialize(tensors, Some(about)).context("the parameters make no file")?;
+    Ok(Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Stages and number formats in which not all rows have the same hash.

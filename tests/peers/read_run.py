@@ -43,11 +43,13 @@ def check_checkpoint(run, commit, example):
     text = (folder / "manifest.json").read_bytes()
     expect(hashlib.sha256(text).hexdigest(), commit["manifest_sha256"], f"{folder}: sha256 of the manifest")
     manifest = json.loads(text)
-    expect(manifest["format_version"], 1, f"{folder}: format_version")
+    expect(manifest["format_version"], 2, f"{folder}: format_version")
     expect((manifest["stage_index"], manifest["step"]), (commit["stage_index"], commit["step"]), f"{folder}: place")
     expect(sorted(path.name for path in folder.iterdir()), sorted([*manifest["files"], "manifest.json"]), f"{folder}: files")
     for name, record in manifest["files"].items():
         data = (folder / name).read_bytes()
+        parts = [data[at : at + record["part_bytes"]] for at in range(0, len(data), record["part_bytes"])]
+        expect([hashlib.sha256(part).hexdigest() for part in parts], record["parts"], f"{folder}/{name}: parts")
         expect((len(data), hashlib.sha256(data).hexdigest()), (record["size"], record["sha256"]), f"{folder}/{name}")
     index = json.loads((folder / "trainable.safetensors.index.json").read_text())
     expect(sorted(index["weight_map"]), sorted(it["name"] for it in manifest["trainable"]), f"{folder}: names")
@@ -62,12 +64,17 @@ def check_checkpoint(run, commit, example):
         if example:
             expect(array.reshape(-1).tolist(), [float(i + commit["step"]) for i in range(array.size)], what)
     expect(index["metadata"]["total_size"], total, f"{folder}: total_size")
-    moments = load_file(folder / "moments-00001-of-00001.safetensors")
-    expect(sorted(moments), ["exp_avg", "exp_avg_sq"], f"{folder}: moments")
-    length = max((it["offset"] + math.prod(it["shape"]) for it in manifest["segments"]), default=0)
-    for name, array in moments.items():
-        expect((array.dtype.name, array.ndim), ("float32", 1), f"{folder}: {name}")
-        expect(array.size >= length, True, f"{folder}: {name} covers the segments")
+    end = 0
+    for record in sorted(manifest["moments"], key=lambda it: it["first"]):
+        moments = load_file(folder / record["file"])
+        expect(sorted(moments), ["exp_avg", "exp_avg_sq"], f"{folder}: moments")
+        expect(record["first"], end, f"{folder}: {record['file']} begins where the one before ends")
+        end += record["len"]
+        for name, array in moments.items():
+            expect((array.dtype.name, array.shape), ("float32", (record["len"],)), f"{folder}: {name}")
+    expect(end, manifest["flat_len"], f"{folder}: moments of the flat space")
+    ends = [it["offset"] + math.prod(it["shape"]) for it in manifest["segments"]]
+    expect(max(ends, default=0) <= end, True, f"{folder}: the flat space covers the segments")
 
 
 def curves(run):

@@ -75,12 +75,14 @@ pub fn trained(output: &Path) -> BTreeMap<String, Vec<u8>> {
     let checkpoints = last_checkpoints(output);
     assert_eq!(checkpoints.keys().copied().collect::<Vec<_>>(), [1, 2], "checkpoints of both stages");
     for (stage, folder) in checkpoints {
-        for file in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if file.extension().is_some_and(|extension| extension == "safetensors") {
-                let bytes = fs::read(&file).unwrap();
-                for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-                    all.insert(format!("stage {stage} {name}"), tensor.data().to_vec());
-                }
+        let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        // Each rank has written some tensors, and the moments of one range: in the order of the ranks they are whole.
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|it| it == "safetensors")) {
+            let bytes = fs::read(file).unwrap();
+            for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+                let whole: &mut Vec<u8> = all.entry(format!("stage {stage} {name}")).or_default();
+                whole.extend_from_slice(tensor.data());
             }
         }
     }

@@ -9,7 +9,7 @@
 //! where launch 2 wrote it. A tensor's values are 0, 1, 2 … plus the step.
 
 use anyhow::Context;
-use trainer::checkpoint::{Holder, NamedArray, Retention, RunPrefix, Segment, Snapshot};
+use trainer::checkpoint::{About, Holder, NamedArray, Retention, RunPrefix, Segment, Snapshot};
 use trainer::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 
 const STAGES: [&str; 2] = ["representation", "generative"];
@@ -20,8 +20,8 @@ fn main() -> anyhow::Result<()> {
     run.write_config("schema_version: 1\n")?;
     launch(&run, (1, 0), &[(1, 0..6)], 0.0)?;
     let found = run.latest(None)?.context("launch 1 committed nothing")?;
-    let resumed = (found.snapshot.stage_index, found.snapshot.step);
-    launch(&run, resumed, &[(1, found.snapshot.step..8), (2, 0..4)], 0.5)
+    let resumed = (found.about.stage_index, found.about.step);
+    launch(&run, resumed, &[(1, found.about.step..8), (2, 0..4)], 0.5)
 }
 
 /// One launch from a place (stage, updates done) through steps of stages; commits after every fourth update.
@@ -39,7 +39,7 @@ fn launch(
             metrics.write(&record(*stage_index, step, shift))?;
             if (step + 1) % 4 == 0 {
                 lease.commit(&state(*stage_index, step + 1))?;
-                lease.retain(Retention { keep_last: 2, keep_every_steps: None })?;
+                lease.retain(&Retention { keep_last: 2, ..Retention::default() })?;
             }
         }
         metrics.flush()?;
@@ -71,17 +71,16 @@ fn state(stage_index: usize, step: u64) -> Snapshot {
         segments.push(Segment { name: name.clone(), shape: shape.clone(), offset });
         offset += values.len();
     }
-    Snapshot {
+    let about = About {
         stage_index,
         stage: STAGES[stage_index - 1].to_owned(),
         step,
         seed: 42,
         samples_seen: step * 8,
         adamw_count: step,
-        trainable,
-        exp_avg: vec![0.5; offset],
-        exp_avg_sq: vec![0.25; offset],
+        flat_len: offset,
         segments,
-        ..Snapshot::default()
-    }
+        ..About::default()
+    };
+    Snapshot { about, trainable, exp_avg: vec![0.5; offset], exp_avg_sq: vec![0.25; offset] }
 }

@@ -78,6 +78,13 @@ impl Events {
         }
     }
 
+    /// Tells people of something that is not as it should be: on standard error, which has a way to the launcher from
+    /// every rank.
+    #[expect(clippy::print_stderr, reason = "the launcher shows what ranks write there, with their number")]
+    pub fn warning(self, text: &str) {
+        eprintln!("warning: {text}");
+    }
+
     /// Sends a line for people.
     pub fn message(self, text: impl Into<String>) {
         self.send(&Event::Message { text: text.into() });

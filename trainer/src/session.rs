@@ -1,11 +1,12 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
 mod kept;
+mod resume;
+mod saving;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cluster::{Collective, broadcast_text};
 use configs::{Model, QFormerInit, Run, Stage, Weights};
@@ -13,7 +14,7 @@ use tch::{Device, Kind};
 
 use crate::TrainerError;
 use crate::activity::{Activity, Phase};
-use crate::checkpoint::{ConfigWritten, Found, Holder, Lease, Retention, RunPrefix, Snapshot};
+use crate::checkpoint::{About, Committed, ConfigWritten, Found, Holder, Lease, Retention, RunPrefix};
 use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
 use crate::feed::{self, Feed};
@@ -24,8 +25,13 @@ use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
-use crate::{memory, shim, weights};
-use kept::{restore, snapshot, tensor_of};
+use crate::{memory, weights};
+use kept::{Copied, restore, segments_of, tensor_of};
+use resume::Resumed;
+use saving::{Progress, Saving};
+
+/// Longest time between two looks at a checkpoint that is waited for.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
 /// What a rank brings to a run.
 pub struct Rank<'a> {
@@ -52,16 +58,17 @@ pub struct Session<'a> {
     pub activity: Arc<Activity>,
     prefix: RunPrefix,
     writer: Option<Writer>,
-    resume: Option<Found>,
+    resume: Option<Resumed>,
+    saving: Saving,
     frozen: BTreeMap<String, String>,
     facts: Facts,
     restored: serde_json::Value,
 }
 
 struct Writer {
-    lease: Lease,
+    lease: Arc<Lease>,
     metrics: MetricsWriter,
-    last_commit: Instant,
+    last_save: Instant,
     last_report: Option<(u64, Instant)>,
 }
 
@@ -89,17 +96,15 @@ impl<'a> Session<'a> {
         let frozen = BTreeMap::new();
         let restored = serde_json::Value::Null;
         let (writer, resume) = (None, None);
+        let saving = Saving::new(&prefix, Retention::from(&run.checkpoint), events)?;
         let mut session =
-            Self { run, ranks, device, events, activity, prefix, writer, resume, frozen, facts, restored };
-        let lease = if ranks.rank() == 0 { Some(session.take_over()?) } else { None };
-        session.resume = session.shared_checkpoint(None)?;
+            Self { run, ranks, device, events, activity, prefix, writer, resume, saving, frozen, facts, restored };
+        let lease = if ranks.rank() == 0 { Some(Arc::new(session.take_over()?)) } else { None };
+        session.resume = resume::read(run, &session.prefix, lease.as_deref(), ranks, events)?;
         if let Some(found) = &session.resume {
-            let Snapshot { stage, step, .. } = &found.snapshot;
-            for reason in &found.fell_back {
-                events.message(format!("a newer checkpoint was passed over: {reason}"));
-            }
+            let About { stage, step, .. } = &found.about;
             events.message(format!("continuing after step {step} of stage {stage}, from {}", found.uri));
-            if let Some(words) = facts::changes(&found.snapshot.facts, &session.facts) {
+            if let Some(words) = facts::changes(&found.about.facts, &session.facts) {
                 events.message(words);
             }
         }
@@ -109,7 +114,7 @@ impl<'a> Session<'a> {
             let start = SessionStart::new(&lease.launch(), stage_index, name, step + 1);
             let tensorboard = if run.metrics.tensorboard { TensorBoard::On } else { TensorBoard::Off };
             let metrics = MetricsWriter::create(run.run.output.as_str(), start, tensorboard)?;
-            session.writer = Some(Writer { lease, metrics, last_commit: Instant::now(), last_report: None });
+            session.writer = Some(Writer { lease, metrics, last_save: Instant::now(), last_report: None });
         }
         Ok(session)
     }
@@ -125,7 +130,7 @@ impl<'a> Session<'a> {
     /// The stage (from 1) and the step at which this launch continues.
     fn position(&self) -> (usize, u64) {
         let Some(found) = &self.resume else { return (1, 0) };
-        let Snapshot { stage_index, step, .. } = found.snapshot;
+        let About { stage_index, step, .. } = found.about;
         let finished = self.run.stages.get(stage_index - 1).is_some_and(|stage| step >= stage.steps());
         if finished && stage_index < self.run.stages.len() { (stage_index + 1, 0) } else { (stage_index, step) }
     }
@@ -146,7 +151,7 @@ impl<'a> Session<'a> {
     /// When the checkpoint that the run continues from was made with another one.
     pub fn note_frozen(&mut self, name: &str, sha256: &str) -> Result<(), TrainerError> {
         self.frozen.insert(name.to_owned(), sha256.to_owned());
-        let before = self.resume.as_ref().and_then(|found| found.snapshot.frozen.get(name));
+        let before = self.resume.as_ref().and_then(|found| found.about.frozen.get(name));
         match before.filter(|before| *before != sha256) {
             None => Ok(()),
             Some(before) => Err(TrainerError::Unsupported {
@@ -169,22 +174,23 @@ impl<'a> Session<'a> {
         &mut self,
         position: &StagePosition<'_>,
         specs: &[Spec],
-        own_chunks: Range<usize>,
+        slices: &SliceMap<'_>,
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let mut start = Tensors::random(specs, seed, self.device);
         if (position.index, position.step) == (1, 0) {
             self.start_with_files(&mut start)?;
         }
-        let mut state = State::new(specs, &start, position.stage.slices(), own_chunks, self.device);
+        let mut state = State::new(specs, &start, slices.len(), slices.chunks(), self.device);
         state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, self.device));
         if let Some(writer) = &mut self.writer {
-            writer.last_commit = Instant::now();
+            writer.last_save = Instant::now();
         }
+        self.saving.forget_room();
         if position.step > 0 {
             let found = self.resume.take().expect("invariant: a stage continues from a checkpoint");
-            restore(&mut state, &found)?;
-            self.restored = found.snapshot.ledger;
+            restore(&mut state, &found, slices)?;
+            self.restored = found.about.ledger;
             return Ok(state);
         }
         self.restored = serde_json::Value::Null;
@@ -195,8 +201,7 @@ impl<'a> Session<'a> {
             (index, _) => self.shared_checkpoint(Some(index - 1))?,
         };
         if let Some(found) = before {
-            let taken =
-                found.snapshot.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
+            let taken = found.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)
@@ -258,6 +263,7 @@ impl<'a> Session<'a> {
         if let Some(rate) = images_per_s {
             values.push(("images_per_s".to_owned(), rate));
         }
+        values.extend(self.saving.counts.metrics());
         writer.metrics.write(&Record::new(at.index, at.stage.name(), at.step, values))?;
         writer.metrics.flush()?;
         if let Some(warning) = writer.metrics.take_warning() {
@@ -274,9 +280,9 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Commits a checkpoint when one is due, and always at the end of a stage. Every rank takes part: rank 0 decides, and
-    /// the others send it their part of the training state. When a rank was asked to leave, all of them do so after this
-    /// step's checkpoint.
+    /// Begins a checkpoint when one is due, and commits the one that is being written when all ranks have stored their parts.
+    /// At the end of a stage, or when a rank was asked to leave, it waits until this step's checkpoint stands. Every rank
+    /// takes part.
     ///
     /// # Errors
     /// When it cannot be written, or another launch has taken over the run; [`TrainerError::Preempted`].
@@ -289,39 +295,112 @@ impl<'a> Session<'a> {
         let settings = &self.run.checkpoint;
         let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
         let by_time =
-            |writer: &Writer| settings.every_s.is_some_and(|every| writer.last_commit.elapsed().as_secs() >= every);
-        let due = by_steps || at.step == at.stage.steps() || self.writer.as_ref().is_some_and(by_time);
-        let asked = self.ranks.all_gather(&[u8::from(due), u8::from(self.activity.is_to_leave())])?;
-        let leave = asked.chunks_exact(2).any(|of_rank| of_rank[1] == 1);
-        if asked[0] == 1 || leave {
+            |writer: &Writer| settings.every_s.is_some_and(|every| writer.last_save.elapsed().as_secs() >= every);
+        let due = by_steps || self.writer.as_ref().is_some_and(by_time);
+        let asked = self.exchange([u8::from(due), u8::from(self.activity.is_to_leave())])?;
+        let leave = asked.leave;
+        if asked.all_written {
+            self.saving.commit(self.writer.as_ref().map(|writer| &writer.lease), self.ranks)?;
+        }
+        if leave || at.step == at.stage.steps() || (asked.due && !settings.background) {
             self.activity.enter(Phase::Checkpoint);
-            self.checkpoint(at, state, outcome)?;
+            // The one that is on its way first: it may be all that there is time for.
+            self.wait_for_commit()?;
+            self.begin_checkpoint(at, state, outcome)?;
+            self.wait_for_commit()?;
             self.activity.enter(Phase::Step);
-            shim::return_free_memory();
+        } else if asked.due && asked.all_idle {
+            self.begin_checkpoint(at, state, outcome)?;
+        } else if asked.due {
+            self.saving.counts.skipped += 1;
+            self.writer.iter_mut().for_each(|writer| writer.last_save = Instant::now());
         }
-        if leave {
-            // Nobody ends before the checkpoint stands: a starter of ranks ends them all after the first.
-            self.ranks.barrier()?;
-            return Err(TrainerError::Preempted { stage: at.stage.name().to_owned(), step: at.step });
+        match leave {
+            true => Err(TrainerError::Preempted { stage: at.stage.name().to_owned(), step: at.step }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    fn checkpoint(&mut self, at: &StagePosition<'_>, state: &State, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
-        let (settings, slices) = (&self.run.checkpoint, outcome.slices);
+    /// Tells the other ranks what this one wants and how far its part of the checkpoint is.
+    fn exchange(&mut self, [due, leave]: [u8; 2]) -> Result<Asked, TrainerError> {
+        let events = self.events;
+        let own = self.saving.poll(|committed| {
+            let Committed { uri, stage, step, .. } = committed;
+            events.send(&Event::Checkpoint { stage, step, uri });
+        })?;
+        let all = self.ranks.all_gather(&[due, leave, own as u8])?;
+        let ranks = || all.chunks_exact(3);
+        Ok(Asked {
+            due: all[0] == 1,
+            leave: ranks().any(|rank| rank[1] == 1),
+            all_idle: ranks().all(|rank| rank[2] == Progress::Idle as u8),
+            all_written: ranks().all(|rank| rank[2] == Progress::Written as u8),
+        })
+    }
+
+    /// Waits until no checkpoint is being written. Ranks go on telling each other, so that none seems to hang while another
+    /// waits for its store.
+    fn wait_for_commit(&mut self) -> Result<(), TrainerError> {
+        let mut wait = Duration::from_millis(1);
+        loop {
+            let asked = self.exchange([0, 0])?;
+            if asked.all_idle {
+                return Ok(());
+            }
+            if asked.all_written {
+                self.saving.commit(self.writer.as_ref().map(|writer| &writer.lease), self.ranks)?;
+            }
+            self.activity.progress();
+            std::thread::sleep(wait);
+            wait = (2 * wait).min(LONGEST_LOOK);
+        }
+    }
+
+    fn begin_checkpoint(
+        &mut self,
+        at: &StagePosition<'_>,
+        state: &State,
+        outcome: &Outcome<'_>,
+    ) -> Result<(), TrainerError> {
+        let slices = outcome.slices;
         let totals = outcome.feed.totals(self.ranks, at.step)?;
-        let moments = [slices.collect(&state.exp_avg)?, slices.collect(&state.exp_avg_sq)?];
-        let (Some(writer), [Some(exp_avg), Some(exp_avg_sq)]) = (&mut self.writer, moments) else { return Ok(()) };
-        let mut snapshot = snapshot(self.run, at, state, [&exp_avg, &exp_avg_sq], (&self.frozen, &self.facts))?;
-        feed::keep(&totals, &mut snapshot.ledger);
-        let committed = writer.lease.commit(&snapshot)?;
-        let retention = Retention { keep_last: settings.keep_last, keep_every_steps: settings.keep_every_steps };
-        writer.lease.retain(retention)?;
-        writer.last_commit = Instant::now();
-        let stage = at.stage.name().to_owned();
-        self.events.send(&Event::Checkpoint { stage, step: at.step, uri: committed.uri });
+        let means = outcome.losses.means(slices)?;
+        let metrics = outcome.losses.names.iter().map(|name| (*name).to_owned()).zip(means);
+        let mut ledger = state.finite.ledger();
+        feed::keep(&totals, &mut ledger);
+        let about = About {
+            stage_index: at.index,
+            stage: at.stage.name().to_owned(),
+            step: at.step,
+            seed: self.run.run.seed,
+            samples_seen: at.step * at.stage.global_batch() as u64,
+            adamw_count: state.updates,
+            flat_len: state.len() as usize,
+            segments: segments_of(state),
+            frozen: self.frozen.clone(),
+            facts: self.facts.clone(),
+            ledger,
+            metrics: metrics.filter(|(_, value)| value.is_finite()).collect(),
+        };
+        let place = [self.ranks.rank(), self.ranks.world_size()];
+        let lease = self.writer.as_ref().map(|writer| &*writer.lease);
+        let make = || Copied::room(state, slices, place);
+        self.saving.start(about, (lease, self.ranks), make, |room| room.copy(state, slices))?;
+        self.writer.iter_mut().for_each(|writer| writer.last_save = Instant::now());
         Ok(())
     }
+}
+
+/// What all ranks said between two steps.
+struct Asked {
+    /// A checkpoint is due, as rank 0 sees it.
+    due: bool,
+    /// Some rank was asked to leave.
+    leave: bool,
+    /// No rank is writing a checkpoint.
+    all_idle: bool,
+    /// Every rank has stored its part.
+    all_written: bool,
 }
 
 /// Whether these are trained weights by themselves, and no checkpoint.

@@ -60,15 +60,16 @@ async fn make_if_absent(
     if place.exists().await? {
         return Ok(());
     }
+    let events = session.events;
     let told = |done: usize, total: usize| {
         if done.is_multiple_of(1000) && done < total {
-            session.events.message(format!("{}: {done} of {total} shards catalogued", source.name()));
+            events.message(format!("{}: {done} of {total} shards catalogued", source.name()));
         }
     };
     let catalog = index(source, loader.read_unit_mb << 20, &told).await?;
     let bad = &catalog.description.bad_shards;
     for shard in bad {
-        session.events.message(format!("{} is left out of the catalogue: {}", shard.uri, shard.problem));
+        events.message(format!("{} is left out of the catalogue: {}", shard.uri, shard.problem));
     }
     let all = catalog.shards.len() + bad.iter().filter(|shard| !shard.used_in_part).count();
     if bad.len() as f64 > loader.max_bad_fraction * all as f64 {

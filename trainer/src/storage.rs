@@ -90,14 +90,27 @@ impl Storage {
     /// # Errors
     /// [`TrainerError::Runtime`], [`TrainerError::Setting`] when `BLIP2_TEST_STORE` says nothing that is known.
     pub fn at(mut root: Location) -> Result<Self> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
+        let runtime = runtime()?;
         let disturbance = Disturbance::from_environment()?;
         if let Some(disturbance) = &disturbance {
             root = disturbance.around(root);
         }
         let part_bytes = std::env::var("BLIP2_TEST_PART_BYTES").ok().and_then(|text| text.parse().ok());
         Ok(Self { root, runtime, part_bytes: part_bytes.unwrap_or(PART).max(1), disturbance })
+    }
+
+    /// The same folder with connections of its own, for another thread.
+    ///
+    /// # Errors
+    /// [`TrainerError::Runtime`].
+    pub(crate) fn again(&self) -> Result<Self> {
+        let runtime = runtime()?;
+        Ok(Self {
+            root: self.root.clone(),
+            runtime,
+            part_bytes: self.part_bytes,
+            disturbance: self.disturbance.clone(),
+        })
     }
 
     /// The same with parts of another size, for tests.
@@ -143,11 +156,6 @@ impl Storage {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(place.error("read", source).into()),
         }
-    }
-
-    /// An object of known size, fetched in parts.
-    pub(crate) fn read_large(&self, name: &str, size: u64) -> Result<Vec<u8>> {
-        self.read_range(name, 0..size)
     }
 
     /// Some bytes of an object that has them, fetched in parts.
@@ -278,6 +286,10 @@ impl Storage {
             let _still_in_use = std::fs::remove_dir(parent);
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)
 }
 
 /// The path of a place on this machine's file system, or `None` for another store.

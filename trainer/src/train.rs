@@ -41,7 +41,7 @@ fn train_stage(
     let (stage, ranks) = (at.stage, session.ranks);
     session.activity.enter(Phase::Loading);
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
-    let mut state = session.build_state(&at, &build_specs(run, stage)?, slices.chunks())?;
+    let mut state = session.build_state(&at, &build_specs(run, stage)?, &slices)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
     announce(session, &at, state.num_parameters());

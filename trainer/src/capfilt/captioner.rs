@@ -32,7 +32,7 @@ impl<'a> Captioner<'a> {
     /// # Errors
     /// When the weights do not fit the model, or the options do not fit together.
     pub fn new(loaded: &'a Loaded, options: &Options, told: &Value, threads: usize) -> Result<Self> {
-        let (snapshot, sha256) = (&loaded.found.snapshot, loaded.weights_sha256());
+        let (snapshot, sha256) = (&loaded.found.about, loaded.weights_sha256());
         let mut captioner = json!({
             "weights_sha256": sha256, "stage": snapshot.stage, "step": snapshot.step,
             "image_encoder_sha256": loaded.towers.image_encoder.sha256(),

@@ -60,7 +60,7 @@ impl Scorer {
         }
         let (mut run, mut found) = checkpoint_of(&request.model, request.stage.as_deref())?;
         let is_representation = |run: &Run, index: usize| matches!(run.stages[index - 1], Stage::Representation(_));
-        if !is_representation(&run, found.snapshot.stage_index) && request.stage.is_none() {
+        if !is_representation(&run, found.about.stage_index) && request.stage.is_none() {
             // A run's folder stands for its newest checkpoint, which is of the last stage as a rule.
             let name = run.stages.iter().find(|stage| matches!(stage, Stage::Representation(_))).map(Stage::name);
             if let Some(name) = name
@@ -70,7 +70,7 @@ impl Scorer {
                 (run, found) = checkpoint_of(&request.model, Some(&name))?;
             }
         }
-        let snapshot = &found.snapshot;
+        let snapshot = &found.about;
         if !is_representation(&run, snapshot.stage_index) {
             return Err(TrainerError::Unsupported {
                 found: format!("{} is a checkpoint of stage {}", found.uri, snapshot.stage),

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::log::{self, Appended, CommitRecord, Entry, Event, Holder, Log, Quarantined};
-use super::manifest::{FileRecord, MANIFEST, Manifest, TRAINABLE_INDEX, sha256};
+use super::manifest::{MANIFEST, Manifest, TRAINABLE_INDEX, hashed, sha256};
 use super::part::{self, Part, PartRecord};
 use super::retention::{self, Retention};
 use super::snapshot::{About, Snapshot};
@@ -28,7 +29,7 @@ pub struct Lease {
 }
 
 /// A checkpoint that is being written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Attempt {
     /// Its folder below the run's.
     pub(crate) folder: String,
@@ -42,6 +43,8 @@ pub struct Committed {
     pub uri: String,
     /// The stage, counted from 1.
     pub stage_index: usize,
+    /// The stage's name.
+    pub stage: String,
     /// Updates done in this stage.
     pub step: u64,
     /// Size of all its files.
@@ -133,19 +136,19 @@ impl Lease {
         let (stage, metrics) = (stage.clone(), metrics.clone());
         let mut manifest = Manifest::new(about, self.epoch, nonce, parts);
         let index = manifest.trainable_index()?;
-        manifest.files.insert(TRAINABLE_INDEX.to_owned(), FileRecord::of(&index));
+        manifest.files.insert(TRAINABLE_INDEX.to_owned(), hashed(&index));
         let bytes = manifest.files.values().map(|file| file.size).sum();
-        self.storage.write_patiently(&format!("{folder}/{TRAINABLE_INDEX}"), Bytes::from(index), patience)?;
+        self.storage.write_patiently(&format!("{folder}/{TRAINABLE_INDEX}"), &Bytes::from(index), patience)?;
         let manifest = serde_json::to_vec_pretty(&manifest)?;
         let manifest_sha256 = sha256(&manifest);
-        self.storage.write_patiently(&format!("{folder}/{MANIFEST}"), Bytes::from(manifest), patience)?;
+        self.storage.write_patiently(&format!("{folder}/{MANIFEST}"), &Bytes::from(manifest), patience)?;
 
         let uri = self.storage.uri(folder);
         let folder = folder.clone();
-        let record = CommitRecord { stage_index, stage, step, folder, manifest_sha256, bytes, metrics };
+        let record = CommitRecord { stage_index, stage: stage.clone(), step, folder, manifest_sha256, bytes, metrics };
         let entry = Entry::new(self.epoch, nonce.clone(), Event::Commit(record));
         patience.wait_out(|| self.append(&entry))?;
-        Ok(Committed { uri, stage_index, step, bytes })
+        Ok(Committed { uri, stage_index, stage, step, bytes })
     }
 
     /// Notes that a checkpoint does not verify, so that nobody reads it again in vain. Its files stay.

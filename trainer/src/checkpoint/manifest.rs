@@ -31,7 +31,7 @@ pub(super) struct Manifest {
     pub(super) trainable: Vec<TensorRecord>,
     /// Where the moments of each range of the flat space lie, in its order.
     pub(super) moments: Vec<MomentsRecord>,
-    pub(super) files: BTreeMap<String, FileRecord>,
+    pub(super) files: BTreeMap<String, Hashed>,
 }
 
 /// A trained tensor.
@@ -67,52 +67,25 @@ pub(super) struct MomentsRecord {
     pub(super) exp_avg_sq: u64,
 }
 
-/// What a file must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileRecord {
-    /// Bytes.
-    pub(super) size: u64,
-    /// sha256 of the whole.
-    pub(super) sha256: String,
-    /// Bytes of a part, by which pieces of the file are verified; the last one may be shorter.
-    pub(super) part_bytes: u64,
-    /// sha256 of each part; empty where the whole is one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) parts: Vec<String>,
+/// What a file in memory must be: one part.
+pub(super) fn hashed(bytes: &[u8]) -> Hashed {
+    of_one_part(bytes.len() as u64, sha256(bytes))
 }
 
-impl From<Hashed> for FileRecord {
-    fn from(hashed: Hashed) -> Self {
-        let Hashed { size, sha256, part_bytes, mut parts } = hashed;
-        if parts.len() < 2 {
-            parts.clear();
-        }
-        Self { size, sha256, part_bytes, parts }
-    }
+fn of_one_part(size: u64, sha256: String) -> Hashed {
+    Hashed { size, part_bytes: size.max(1), parts: if size > 0 { vec![sha256.clone()] } else { Vec::new() }, sha256 }
 }
 
-impl FileRecord {
-    /// Of a file in memory.
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        let size = bytes.len() as u64;
-        Self { size, sha256: sha256(bytes), part_bytes: size.max(1), parts: Vec::new() }
-    }
-
-    /// sha256 of each part.
-    pub(super) fn part_hashes(&self) -> &[String] {
-        if self.parts.is_empty() { std::slice::from_ref(&self.sha256) } else { &self.parts }
-    }
-
-    fn check(&self, name: &str) -> Result<(), String> {
-        let parts = if self.part_bytes == 0 { 0 } else { self.size.div_ceil(self.part_bytes) };
-        let found = self.part_hashes().len() as u64;
-        if self.part_bytes == 0 || parts.max(1) != found {
-            return Err(format!(
-                "{name}: found {found} hashes of parts of {} bytes, expected those of {} bytes",
-                self.part_bytes, self.size
-            ));
-        }
-        Ok(())
+/// Whether the sums are those of all parts.
+fn check_parts(name: &str, file: &Hashed) -> Result<(), String> {
+    let expected = file.size.checked_div(file.part_bytes).map(|_| file.size.div_ceil(file.part_bytes));
+    let found = file.parts.len() as u64;
+    match expected == Some(found) {
+        true => Ok(()),
+        false => Err(format!(
+            "{name}: found sums of {found} parts of {} bytes, expected those of {} bytes",
+            file.part_bytes, file.size
+        )),
     }
 }
 
@@ -158,7 +131,9 @@ impl Manifest {
             Ok(1) => v1::read(bytes, storage, folder)?,
             Ok(FORMAT_VERSION) => serde_json::from_slice(bytes)
                 .map_err(|error| format!("not a manifest of version {FORMAT_VERSION} ({error})")),
-            Ok(other) => Err(format!("found format_version {other}, expected 1 to {FORMAT_VERSION}: a newer version of this program has written it")),
+            Ok(other) => Err(format!(
+                "found format_version {other}, expected 1 to {FORMAT_VERSION}: a newer version of this program has written it"
+            )),
             Err(reason) => Err(reason),
         };
         Ok(manifest.and_then(|manifest: Self| manifest.check().map(|()| manifest)))
@@ -167,7 +142,7 @@ impl Manifest {
     /// Checks that all places lie in their files, that every trained tensor is there, and all moments, once.
     fn check(&self) -> Result<(), String> {
         self.about.check()?;
-        self.files.iter().try_for_each(|(name, file)| file.check(name))?;
+        self.files.iter().try_for_each(|(name, file)| check_parts(name, file))?;
         let inside = |file: &str, at: u64, len: u64| {
             let size = self.files.get(file).map(|file| file.size);
             match size.filter(|size| at.checked_add(len).is_some_and(|end| end <= *size)) {
@@ -183,7 +158,9 @@ impl Manifest {
         for segment in &self.about.segments {
             match named.get(segment.name.as_str()) {
                 Some(record) if record.shape == segment.shape => inside(&record.file, record.at, record.len())?,
-                found => return Err(format!("found {found:?} for `{}`, expected shape {:?}", segment.name, segment.shape)),
+                found => {
+                    return Err(format!("found {found:?} for `{}`, expected shape {:?}", segment.name, segment.shape));
+                }
             }
         }
         let mut end = 0;

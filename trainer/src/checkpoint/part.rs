@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{FileRecord, MomentsRecord, TensorRecord};
+use super::manifest::{MomentsRecord, TensorRecord};
 use super::snapshot::Segment;
 use super::tensor_file::{Floats, Member, TensorFile};
 use crate::error::Result;
-use crate::storage::{Content, Patience, Storage};
+use crate::storage::{Content, Hashed, Patience, Storage};
 
 /// The numbers of one rank.
 pub(crate) struct Part<'a> {
@@ -29,16 +29,9 @@ pub(crate) struct Part<'a> {
 /// What was written of a part; rank 0 makes the manifest of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PartRecord {
-    pub(super) files: BTreeMap<String, FileRecord>,
+    pub(super) files: BTreeMap<String, Hashed>,
     pub(super) trainable: Vec<TensorRecord>,
     pub(super) moments: Vec<MomentsRecord>,
-}
-
-impl PartRecord {
-    /// Bytes of all files.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.size).sum()
-    }
 }
 
 /// `trainable-00002-of-00004.safetensors`.
@@ -54,7 +47,7 @@ pub(crate) fn write(storage: &Storage, folder: &str, part: &Part<'_>, patience: 
     let mut record = PartRecord::default();
     let mut send = |name: &str, file: &dyn Content| -> Result<()> {
         let hashed = storage.write_hashed(&format!("{folder}/{name}"), file, patience)?;
-        record.files.insert(name.to_owned(), FileRecord::from(hashed));
+        record.files.insert(name.to_owned(), hashed);
         Ok(())
     };
     if !part.tensors.is_empty() {

@@ -122,10 +122,14 @@ mod tests {
     #[test]
     fn the_best_of_each_stage_stay() {
         let losses = [(1, 3.0), (1, 1.0), (1, f64::NAN), (1, 2.0), (1, 2.5), (2, 9.0), (2, 8.0), (2, 9.5)];
-        let commits: Vec<_> = losses.iter().enumerate().map(|(i, (stage, loss))| {
-            let metrics = [("total".to_owned(), *loss)].into();
-            CommitRecord { metrics, ..commit(i, *stage, i as u64) }
-        }).collect();
+        let commits: Vec<_> = losses
+            .iter()
+            .enumerate()
+            .map(|(i, (stage, loss))| {
+                let metrics = [("total".to_owned(), *loss)].into();
+                CommitRecord { metrics, ..commit(i, *stage, i as u64) }
+            })
+            .collect();
         let kept = |keep_best, best_by: &str| -> String {
             let retention = Retention { keep_last: 1, keep_best, best_by: best_by.into(), ..Retention::default() };
             retention.kept(&commits).into_iter().collect()

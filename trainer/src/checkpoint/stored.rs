@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::manifest::{FileRecord, MANIFEST, Manifest, sha256};
+use super::manifest::{MANIFEST, Manifest, sha256};
 use super::snapshot::{About, NamedArray, Snapshot};
 use crate::error::{Result, TrainerError};
-use crate::storage::Storage;
+use crate::storage::{Hashed, Storage};
 
 /// A checkpoint whose manifest was read and verified.
 #[derive(Clone, Debug)]
@@ -52,7 +52,12 @@ impl Stored {
             }
         }
         let manifest = Manifest::read(&bytes, storage, folder)?.map_err(bad)?;
-        Ok(Self { storage: storage.clone(), folder: folder.to_owned(), manifest })
+        let stored = Self { storage: storage.clone(), folder: folder.to_owned(), manifest };
+        // Nothing is read of these later.
+        for (name, file) in stored.manifest.files.iter().filter(|(name, _)| !name.ends_with(".safetensors")) {
+            stored.read_parts(name, file, 0..file.parts.len(), &mut |_, _| {})?;
+        }
+        Ok(stored)
     }
 
     /// The checkpoint's own URI.
@@ -154,7 +159,7 @@ impl Stored {
     pub fn verify(&self, mut progress: impl FnMut(&str, u64)) -> Result<Vec<String>> {
         let mut reasons = Vec::new();
         for (name, file) in &self.manifest.files {
-            match self.read_parts(name, file, 0..file.part_hashes().len(), &mut |_, _| {}) {
+            match self.read_parts(name, file, 0..file.parts.len(), &mut |_, _| {}) {
                 Ok(()) => {}
                 Err(TrainerError::BadCheckpoint { uri, reason }) => reasons.push(format!("{uri}: {reason}")),
                 Err(error) => return Err(error),
@@ -167,12 +172,11 @@ impl Stored {
     fn read_parts(
         &self,
         name: &str,
-        file: &FileRecord,
+        file: &Hashed,
         parts: Range<usize>,
         sink: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<()> {
-        let name = join(&self.folder, name);
-        self.storage.read_parts(&name, file.size, file.part_bytes, file.part_hashes(), parts, sink)
+        self.storage.read_parts(&join(&self.folder, name), file, parts, sink)
     }
 
     /// Reads what is wanted, file by file, in whole parts.

@@ -19,9 +19,9 @@ pub(crate) trait Floats: Sync {
     fn fill(&self, at: u64, into: &mut [u8]);
 }
 
-impl Floats for [f32] {
+impl Floats for Vec<f32> {
     fn len(&self) -> usize {
-        <[f32]>::len(self)
+        self.as_slice().len()
     }
 
     fn fill(&self, at: u64, into: &mut [u8]) {
@@ -164,7 +164,7 @@ mod tests {
             let shapes: Vec<[usize; 1]> = lens.iter().map(|len| [*len]).collect();
             let values: Vec<Vec<f32>> = lens.iter().enumerate().map(|(i, len)| (0..*len).map(|j| (i * 10 + j) as f32 - 0.5).collect()).collect();
             let kept: Vec<Kept> = values.iter().map(|values| Kept::of(&Tensor::from_slice(values))).collect();
-            let of = |i: usize| -> &dyn Floats { if i % 2 == 0 { &kept[i] } else { &values[i][..] } };
+            let of = |i: usize| -> &dyn Floats { if i % 2 == 0 { &kept[i] } else { &values[i] } };
             let members = (0..lens.len()).map(|i| Member { name: &names[i], shape: &shapes[i], values: of(i) });
             let file = TensorFile::new(members.collect()).unwrap();
             let mut whole = vec![0; Content::len(&file) as usize];

@@ -65,12 +65,12 @@ impl Loaded {
 
     /// The stage that the checkpoint belongs to.
     pub fn stage(&self) -> &Stage {
-        &self.run.stages[self.found.snapshot.stage_index - 1]
+        &self.run.stages[self.found.about.stage_index - 1]
     }
 
     /// Facts that every result repeats.
     fn facts(&self, task: &str, request: &Request, scenes: usize) -> Value {
-        let snapshot = &self.found.snapshot;
+        let snapshot = &self.found.about;
         json!({
             "schema_version": 1, "task": task, "split": request.split.name(), "scenes": scenes,
             "checkpoint": self.found.uri, "stage": snapshot.stage, "step": snapshot.step,
@@ -90,12 +90,12 @@ pub(crate) fn trained(found: &Found, device: Device) -> Tensors {
         let shape: Vec<i64> = array.shape.iter().map(|axis| *axis as i64).collect();
         (array.name.clone(), Tensor::from_slice(&array.values).view(shape.as_slice()).to_device(device))
     };
-    found.snapshot.trainable.iter().map(tensor).collect()
+    found.trainable.iter().map(tensor).collect()
 }
 
 /// See [`Loaded::weights_sha256`].
 pub(crate) fn weights_sha256(found: &Found) -> String {
-    let mut arrays: Vec<_> = found.snapshot.trainable.iter().collect();
+    let mut arrays: Vec<_> = found.trainable.iter().collect();
     arrays.sort_by(|a, b| a.name.cmp(&b.name));
     let mut hash = Sha256::new();
     for array in arrays {
@@ -210,7 +210,7 @@ fn merge(result: &mut Value, more: Value) {
 
 fn wrong_stage(loaded: &Loaded, expected: &str) -> TrainerError {
     TrainerError::Unsupported {
-        found: format!("{} is a checkpoint of stage {}", loaded.found.uri, loaded.found.snapshot.stage),
+        found: format!("{} is a checkpoint of stage {}", loaded.found.uri, loaded.found.about.stage),
         expected: format!("this task needs a stage of kind {expected}; choose one with --stage"),
     }
 }

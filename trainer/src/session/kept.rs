@@ -60,7 +60,8 @@ impl Copied {
     /// Copies the state as it is now. Training waits for this, and for nothing else.
     pub(super) fn copy(&mut self, state: &State, slices: &SliceMap<'_>) {
         let held = (slices.own().start - state.own().start) as i64 * state.chunk_len();
-        let of_moments = |moments: &Tensor| moments.narrow(0, held, self.exp_avg.size()[0]);
+        let len = self.exp_avg.size()[0];
+        let of_moments = |moments: &Tensor| moments.narrow(0, held, len);
         let first = self.segments.first().map_or(0, |it| it.offset) as i64;
         tch::no_grad(|| {
             self.weights.copy_(&state.weights.narrow(0, first, self.weights.size()[0]));
@@ -121,9 +122,7 @@ pub(super) fn restore(state: &mut State, found: &Resumed, slices: &SliceMap<'_>)
         });
     }
     let device = state.weights.device();
-    let tensor = |bytes: &[u8]| {
-        Tensor::from_data_size(bytes, &[bytes.len() as i64 / 4], Kind::Float).to_device(device)
-    };
+    let tensor = |bytes: &[u8]| Tensor::from_data_size(bytes, &[bytes.len() as i64 / 4], Kind::Float).to_device(device);
     tch::no_grad(|| state.own_part(&state.weights).copy_(&tensor(&found.flat.weights)));
     (state.exp_avg, state.exp_avg_sq) = (tensor(&found.flat.exp_avg), tensor(&found.flat.exp_avg_sq));
     slices.share(&mut state.weights)?;

@@ -72,6 +72,20 @@ pub(super) struct Counts {
     pub(super) committed_in: Option<Duration>,
 }
 
+impl Counts {
+    /// Names and values for metrics.
+    pub(super) fn metrics(&self) -> Vec<(String, f64)> {
+        let mut values = Vec::new();
+        if self.skipped > 0 {
+            values.push(("checkpoint/skipped".to_owned(), self.skipped as f64));
+        }
+        for (name, time) in [("copied_in_s", self.copied_in), ("committed_in_s", self.committed_in)] {
+            values.extend(time.map(|time| (format!("checkpoint/{name}"), time.as_secs_f64())));
+        }
+        values
+    }
+}
+
 impl Saving {
     pub(super) fn new(prefix: &RunPrefix, retention: Retention, events: Events) -> Result<Self, TrainerError> {
         Ok(Self {
@@ -94,7 +108,7 @@ impl Saving {
     /// Waits for stores, and says so.
     fn patience(&self) -> Patience {
         let events = self.events;
-        Patience::new(Arc::new(move |line| events.warning(line)), Arc::clone(&self.stop))
+        Patience::until(Arc::clone(&self.stop), move |line| events.warning(&line))
     }
 
     /// Begins a checkpoint. Every rank calls it, and none has one on its way. `make` gives room for the copy, `copy` fills it.
@@ -169,7 +183,7 @@ impl Saving {
             match lease.retain(&retention) {
                 Ok(_) => {}
                 Err(error @ TrainerError::Fenced { .. }) => return Err(error),
-                Err(error) => events.warning(format!("older checkpoints stay until the next one is written: {error}")),
+                Err(error) => events.warning(&format!("older checkpoints stay until the next one is written: {error}")),
             }
             Ok(committed)
         };

@@ -61,7 +61,7 @@ pub fn export(uri: &str, run: Option<&Run>, format: Format, output: &str) -> Res
     let run = run.or(checkpoint.as_ref().map(|(run, _)| run)).expect("invariant: a config is given or found");
     let towers = match &checkpoint {
         Some((_, found)) => {
-            let is_generative = matches!(run.stages[found.snapshot.stage_index - 1], Stage::Generative(_));
+            let is_generative = matches!(run.stages[found.about.stage_index - 1], Stage::Generative(_));
             let language_model = run.model.language_model.settings().weights.uri.as_str();
             let files = [Some(run.model.image_encoder.weights().uri.as_str()), is_generative.then_some(language_model)];
             files.into_iter().flatten().map(Source::open).collect::<Result<Vec<_>>>()?
@@ -77,7 +77,7 @@ pub fn export(uri: &str, run: Option<&Run>, format: Format, output: &str) -> Res
             whole.values.insert(name.to_owned(), (planned, Values::File(file)));
         }
     }
-    for array in checkpoint.iter().flat_map(|(_, found)| &found.snapshot.trainable) {
+    for array in checkpoint.iter().flat_map(|(_, found)| &found.trainable) {
         let planned = Planned { name: array.name.clone(), dtype: Dtype::F32, shape: array.shape.clone() };
         whole.values.insert(array.name.clone(), (planned, Values::Trained(array)));
     }

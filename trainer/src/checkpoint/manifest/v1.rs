@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::{FORMAT_VERSION, FileRecord, Manifest, MomentsRecord, TensorRecord};
+use super::{FORMAT_VERSION, Manifest, MomentsRecord, TensorRecord, of_one_part};
 use crate::checkpoint::snapshot::{About, Segment};
 use crate::error::Result as StoreResult;
-use crate::storage::Storage;
+use crate::storage::{Hashed, Storage};
 
 const TRAINABLE: &str = "trainable-00001-of-00001.safetensors";
 const MOMENTS: &str = "moments-00001-of-00001.safetensors";
@@ -44,13 +44,8 @@ pub(super) fn read(bytes: &[u8], storage: &Storage, folder: &str) -> StoreResult
         Ok(old) => old,
         Err(error) => return Ok(Err(format!("not a manifest of version 1 ({error})"))),
     };
-    let files: BTreeMap<String, FileRecord> = old
-        .files
-        .into_iter()
-        .map(|(name, FileV1 { size, sha256 })| {
-            (name, FileRecord { size, sha256, part_bytes: size.max(1), parts: Vec::new() })
-        })
-        .collect();
+    let files: BTreeMap<String, Hashed> =
+        old.files.into_iter().map(|(name, FileV1 { size, sha256 })| (name, of_one_part(size, sha256))).collect();
     let mut headers = Vec::new();
     for name in [TRAINABLE, MOMENTS] {
         let Some(size) = files.get(name).map(|file| file.size) else { return Ok(Err(format!("it names no {name}"))) };
@@ -91,7 +86,15 @@ pub(super) fn read(bytes: &[u8], storage: &Storage, folder: &str) -> StoreResult
             metrics: BTreeMap::new(),
         };
         let moments = vec![MomentsRecord { file: MOMENTS.into(), first: 0, len, exp_avg, exp_avg_sq }];
-        Ok(Manifest { format_version: FORMAT_VERSION, epoch: old.epoch, nonce: old.nonce, about, trainable, moments, files })
+        Ok(Manifest {
+            format_version: FORMAT_VERSION,
+            epoch: old.epoch,
+            nonce: old.nonce,
+            about,
+            trainable,
+            moments,
+            files,
+        })
     })())
 }
 

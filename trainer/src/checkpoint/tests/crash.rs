@@ -1,12 +1,11 @@
 //! Ends a holder after each change that it makes to the store, and lets another go on.
 
-use super::{holder, state};
+use super::{holder, keep, newest, state};
 use crate::checkpoint::*;
 use crate::storage::faulty_store::FaultyStore;
 
 /// Changes of a commit: three data files, the manifest, the log entry.
 const COMMIT: i64 = 5;
-const KEEP_ONE: Retention = Retention { keep_last: 1, keep_every_steps: None };
 
 #[test]
 fn a_commit_that_is_killed_anywhere_leaves_the_one_before_it() {
@@ -21,14 +20,13 @@ fn a_commit_that_is_killed_anywhere_leaves_the_one_before_it() {
         store.die_after(-1);
         let whole = changes == COMMIT;
         assert_eq!(result.is_ok(), whole, "after {changes} changes");
-        let found = run.latest(None).unwrap().unwrap();
-        assert_eq!((found.snapshot, found.fell_back.len()), (state(1, if whole { 20 } else { 10 }), 0));
+        assert_eq!(newest(&run), state(1, if whole { 20 } else { 10 }));
 
         let next = run.take_over(holder("second")).unwrap();
         assert_eq!(next.collected().unwrap().len(), usize::from(!whole && changes > 0), "after {changes} changes");
         assert!(matches!(lease.commit(&state(1, 30)), Err(TrainerError::Fenced { .. })));
         next.commit(&state(1, 40)).unwrap();
-        assert_eq!(run.latest(None).unwrap().unwrap().snapshot, state(1, 40));
+        assert_eq!(newest(&run), state(1, 40));
     }
 }
 
@@ -43,16 +41,15 @@ fn a_deletion_that_is_killed_anywhere_harms_no_checkpoint_that_stays() {
             lease.commit(&state(1, step)).unwrap();
         }
         store.die_after(changes);
-        assert_eq!(lease.retain(KEEP_ONE).is_ok(), changes == 8, "after {changes} changes");
+        assert_eq!(lease.retain(&keep(1, None)).is_ok(), changes == 8, "after {changes} changes");
         store.die_after(-1);
-        let found = run.latest(None).unwrap().unwrap();
-        assert_eq!((found.snapshot, found.fell_back.len()), (state(1, 30), 0));
+        assert_eq!(newest(&run), state(1, 30));
 
         let next = run.take_over(holder("second")).unwrap();
-        next.retain(KEEP_ONE).unwrap();
-        assert!(next.retain(KEEP_ONE).unwrap().is_empty());
+        next.retain(&keep(1, None)).unwrap();
+        assert!(next.retain(&keep(1, None)).unwrap().is_empty());
         assert_eq!(run.storage.list("stage1").unwrap().len(), 4);
-        assert_eq!(run.latest(None).unwrap().unwrap().snapshot, state(1, 30));
+        assert_eq!(newest(&run), state(1, 30));
     }
 }
 
