@@ -160,9 +160,12 @@ pub struct CaptionArguments {
 pub struct TrainArguments {
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Start anew: what the run's folder holds is moved to a folder beside it.
+    /// Start anew: what the run's folder holds is moved to `before-<n>` in it.
     #[arg(long)]
     pub fresh: bool,
+    /// Go on although this value, or one below it, differs from the run's config; may be repeated.
+    #[arg(long = "accept-change", value_name = "KEY", conflicts_with = "fresh")]
+    pub accept_changes: Vec<String>,
     /// End the job when standard input ends: the launcher is gone.
     #[arg(long)]
     pub exit_on_stdin_eof: bool,

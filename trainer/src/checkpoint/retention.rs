@@ -53,7 +53,7 @@ pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<
     let mut deleted = Vec::new();
     for (folder, epoch) in checkpoint_folders(storage)? {
         // A folder of this epoch without a commit is being written.
-        let orphan = epoch < own && !committed.contains(folder.as_str());
+        let orphan = (log.first_epoch()..own).contains(&epoch) && !committed.contains(folder.as_str());
         let superseded = epoch <= own && committed.contains(folder.as_str()) && !kept.contains(folder.as_str());
         if orphan || superseded {
             storage.delete_folder(&folder, MANIFEST)?;
