@@ -17,6 +17,7 @@ pub mod progress;
 pub mod ranks;
 pub mod relaunch;
 pub mod report;
+pub mod run_config;
 pub mod slurm_job;
 pub mod source;
 pub mod status;

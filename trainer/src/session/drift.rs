@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_key_covers_what_lies_below_it_and_every_difference_must_be_covered() {
-        let sets = [PEAK, "stages[0].steps=7"];
+        let sets = [PEAK, "stages[0].steps=70"];
         for keys in [
             &["stages[0].lr_schedule.peak", "stages[0].steps"][..],
             &["stages[0]"],
@@ -219,7 +219,7 @@ mod tests {
         ] {
             let found = outcome(&sets, keys).unwrap();
             assert_eq!(found.len(), 2, "{keys:?}: {found:?}");
-            assert_eq!((found[1].key.as_str(), found[1].is.as_str()), ("stages[0].steps", "7"));
+            assert_eq!((found[1].key.as_str(), found[1].is.as_str()), ("stages[0].steps", "70"));
         }
         let error = outcome(&sets, &["stages[0].steps"]).unwrap_err();
         assert!(error.contains("peak") && !error.contains("steps: "), "{error}");
@@ -245,7 +245,7 @@ mod tests {
             ("model.qformer.hidden_dim=192", "shape"),
             ("model.qformer.num_query_tokens=3", "shape"),
             ("model.language_model.depth=1", "shape"),
-            ("stages[0].slices=1", "moments"),
+            ("stages[0].slices=2", "moments"),
             ("stages[0].name=other", "found by it"),
         ] {
             let key = set.split_once('=').unwrap().0;

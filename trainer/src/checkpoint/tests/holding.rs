@@ -10,7 +10,11 @@ use crate::storage::faulty_store::FaultyStore;
 
 /// Beats every 20 ms; silent after 400.
 fn from(host: &str) -> Claim {
-    let rhythm = Rhythm { every: Duration::from_millis(20), silence: Duration::from_millis(400) };
+    silent_after(400, host)
+}
+
+fn silent_after(millis: u64, host: &str) -> Claim {
+    let rhythm = Rhythm { every: Duration::from_millis(20), silence: Duration::from_millis(millis) };
     Claim { holder: holder(host), rhythm }
 }
 
@@ -234,7 +238,7 @@ fn with_everything(run: &RunPrefix) -> Lease {
 }
 
 fn begin_anew(run: &RunPrefix) -> Result<Lease> {
-    run.claim(&from("new"), "a: 3\n", &mut |_| Ok(Terms::Fresh), &mut |_| {})
+    run.claim(&silent_after(40, "new"), "a: 3\n", &mut |_| Ok(Terms::Fresh), &mut |_| {})
 }
 
 /// What must hold once a run has begun anew and the rest was set aside.
@@ -293,7 +297,7 @@ fn a_fresh_start_that_is_killed_anywhere_is_completed_by_the_next_launch() {
         assert_eq!(run.config().unwrap().unwrap(), if begun { "a: 3\n" } else { "a: 2\n" }, "after {changes} changes");
         let lease = match outcome {
             Ok(lease) => lease,
-            Err(_) if begun => ask(&run, &from("next"), &mut Vec::new()).unwrap(),
+            Err(_) if begun => ask(&run, &silent_after(40, "next"), &mut Vec::new()).unwrap(),
             Err(_) => begin_anew(&run).unwrap(),
         };
         let whole = run.storage.size("before-1/moved.json").unwrap().is_some();
