@@ -1,6 +1,7 @@
 //! The command line. Commands appear here when they work.
 
 mod capfilt;
+mod checkpoints;
 mod data;
 mod fetch;
 mod ranks;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
+pub use checkpoints::{CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs};
 pub use data::{DataCommand, IndexArgs, InspectArgs, SynthArgs};
 pub use fetch::FetchArgs;
 pub use ranks::{
@@ -45,6 +47,9 @@ pub enum Command {
     Eval(EvalCommand),
     /// Describe images with a checkpoint.
     Caption(CaptionArgs),
+    /// Look after the checkpoints of a run: list, show, verify, prune, export.
+    #[command(subcommand)]
+    Checkpoints(CheckpointsCommand),
     /// Bring weights in, and what was trained out.
     #[command(subcommand)]
     Weights(WeightsCommand),

@@ -67,6 +67,9 @@ pub fn plan(
     if args.fresh {
         arguments.push("--fresh".to_owned());
     }
+    for key in &args.accept_changes {
+        arguments.extend(["--accept-change".to_owned(), key.clone()]);
+    }
     arguments.extend(["--progress", "json", "--exit-on-stdin-eof"].map(str::to_owned));
     let ask = Ask {
         ranks,

@@ -3,6 +3,7 @@
 //! Nothing here links libtorch, MPI or CUDA: it must run on a login node that has none of them.
 
 pub mod bench_step;
+pub mod checkpoints;
 pub mod cli;
 pub mod config;
 pub mod corpus;
@@ -17,6 +18,7 @@ pub mod progress;
 pub mod ranks;
 pub mod relaunch;
 pub mod report;
+pub mod run_config;
 pub mod slurm_job;
 pub mod source;
 pub mod status;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
-use launcher::{bench_step, config, data, demo, eval, exit, launch, report, status, submit, verify, weights};
+use launcher::{bench_step, checkpoints, config, data, demo, eval, exit, launch, report, status, submit, verify, weights};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -31,6 +31,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(command) => eval::run(&command, &programs()?),
         Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),
+        Command::Checkpoints(command) => checkpoints::run(command, &programs()?),
         Command::Weights(command) => weights::run(&command, &programs()?),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),

@@ -1,5 +1,7 @@
 //! Results of evaluations as tables for a terminal.
 
+mod checkpoints;
+
 use std::fmt::Write;
 
 use serde_json::Value;
@@ -10,6 +12,7 @@ pub fn of(result: &Value) -> Option<String> {
         "retrieval" => Some(retrieval(result)),
         "caption" => Some(caption(result)),
         "describe" => descriptions(result),
+        task if task.starts_with("checkpoints_") => checkpoints::of(result),
         "weights_inspect" => Some(tensors(result)),
         "weights_verify" => Some(differences(result)),
         "weights_import" | "weights_export" => Some(files(result)),

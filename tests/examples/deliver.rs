@@ -1,7 +1,7 @@
 //! What the library delivers from a place, as digests that two places can be compared by; and a folder copied to a place.
 //!
 //! `deliver read FORM URI STEPS` prints one line of JSON, where FORM is `shards` (Parquet or tar) or `coco`; `deliver copy
-//! FOLDER URI` copies the files below a folder. Stores are chosen by the environment, so each is a process of its own.
+//! FOLDER URI` copies the files below a folder, `deliver fetch URI FOLDER` what lies at a place. Stores are chosen by the environment, so each is a process of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +87,16 @@ fn copy(folder: &Path, to: &Location) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn fetch(from: &Location, folder: &Path) -> anyhow::Result<()> {
+    for (place, _) in runtime()?.block_on(from.list(""))? {
+        let name = place.path.as_ref().strip_prefix(from.path.as_ref()).unwrap_or_default().trim_start_matches('/');
+        let file = folder.join(name);
+        std::fs::create_dir_all(file.parent().context("a file lies in a folder")?)?;
+        std::fs::write(&file, runtime()?.block_on(place.read())?)?;
+    }
+    Ok(())
+}
+
 #[expect(clippy::print_stderr, reason = "for whoever runs it by hand")]
 fn eprintln(line: &str) {
     eprintln!("{line}");
@@ -100,7 +110,8 @@ fn main() -> anyhow::Result<()> {
             println!("{}", read(form, uri, steps.parse().context("STEPS must be a number")?)?)
         }
         ["copy", folder, uri] => copy(Path::new(folder), &Location::parse(uri)?)?,
-        _ => bail!("usage: deliver read FORM URI STEPS | deliver copy FOLDER URI"),
+        ["fetch", uri, folder] => fetch(&Location::parse(uri)?, Path::new(folder))?,
+        _ => bail!("usage: deliver read FORM URI STEPS | deliver copy FOLDER URI | deliver fetch URI FOLDER"),
     }
     Ok(())
 }

@@ -109,9 +109,15 @@ impl ObjectServer {
     /// # Panics
     /// When the program cannot be started.
     pub fn run_through(&self, address: SocketAddr, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.command_through(address, program);
+        command.args(arguments);
+        command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"))
+    }
+
+    /// A program, not started yet, for which this server's scheme means `address`.
+    pub fn command_through(&self, address: SocketAddr, program: &Path) -> Command {
         let endpoint = format!("http://{address}");
         let mut command = Command::new(program);
-        command.args(arguments);
         match self.kind {
             Kind::S3 => command
                 .env("AWS_ENDPOINT_URL", endpoint)
@@ -121,7 +127,7 @@ impl ObjectServer {
                 .env("AWS_ALLOW_HTTP", "true"),
             Kind::Azure => command.env("AZURE_STORAGE_USE_EMULATOR", "true").env("AZURITE_BLOB_STORAGE_URL", endpoint),
         };
-        command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"))
+        command
     }
 
     /// [`Self::run_through`] with nothing in between.

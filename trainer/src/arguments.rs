@@ -41,6 +41,9 @@ pub enum Command {
     /// Make shards with captions from shards.
     #[command(subcommand)]
     Capfilt(CapfiltCommand),
+    /// Look after the checkpoints of a run.
+    #[command(subcommand)]
+    Checkpoints(CheckpointsCommand),
     /// Read, check and write weights.
     #[command(subcommand)]
     Weights(WeightsCommand),
@@ -160,9 +163,12 @@ pub struct CaptionArguments {
 pub struct TrainArguments {
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Start anew: what the run's folder holds is moved to a folder beside it.
+    /// Start anew: what the run's folder holds is moved to `before-<n>` in it.
     #[arg(long)]
     pub fresh: bool,
+    /// Go on although this value, or one below it, differs from the run's config; may be repeated.
+    #[arg(long = "accept-change", value_name = "KEY", conflicts_with = "fresh")]
+    pub accept_changes: Vec<String>,
     /// End the job when standard input ends: the launcher is gone.
     #[arg(long)]
     pub exit_on_stdin_eof: bool,
@@ -215,6 +221,49 @@ pub enum WeightsCommand {
         /// Where the files go.
         #[arg(long)]
         output: String,
+    },
+}
+
+/// `blip2-rank checkpoints …`, as `blip2 checkpoints` explains it.
+#[derive(Subcommand)]
+pub enum CheckpointsCommand {
+    /// Those of a run.
+    List {
+        /// The run.
+        uri: String,
+    },
+    /// One of them.
+    Show {
+        /// A checkpoint, or a run: its newest.
+        uri: String,
+    },
+    /// Whether every byte is what it was.
+    Verify {
+        /// A checkpoint, or a run: its newest.
+        uri: String,
+        /// All of the run.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Delete what is not to be kept.
+    Prune {
+        /// The run.
+        uri: String,
+        /// Instead of the config's.
+        #[arg(long)]
+        keep_last: Option<u64>,
+        /// Instead of the config's.
+        #[arg(long)]
+        keep_every_steps: Option<u64>,
+        /// Instead of the config's.
+        #[arg(long)]
+        keep_best: Option<u64>,
+        /// Damaged ones, too.
+        #[arg(long)]
+        quarantined: bool,
+        /// Only say what.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

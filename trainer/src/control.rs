@@ -94,7 +94,7 @@ impl Control {
         let Topology { rank, world_size, local_rank, .. } = *topology;
         control.say(&json!({ "say": "hello", "token": address.token, "rank": rank, "world_size": world_size,
             "local_rank": local_rank, "host": process::host(), "pid": std::process::id(),
-            "start_ticks": process::start_ticks() }));
+            "start_ticks": trainer::checkpoint::start_ticks(std::process::id()) }));
         let (beating, obeying) = (Arc::clone(&control), Arc::clone(&control));
         thread::Builder::new().name("beats".into()).spawn(move || beating.beat(log.as_mut()))?;
         thread::Builder::new().name("orders".into()).spawn(move || obeying.obey(orders))?;

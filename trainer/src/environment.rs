@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cluster::Topology;
 use trainer::activity::{Activity, Fault, FaultKind};
+use trainer::checkpoint::{Claim, Holder, Rhythm};
 
 use crate::control::{Address, Control};
+use crate::process;
 use crate::rank_log::RankLog;
 use crate::signals::Leaving;
 
@@ -23,6 +25,9 @@ pub struct Environment {
     pub leaving: Leaving,
     /// `BLIP2_TEST_FAULT`, of this rank and launch.
     pub fault: Option<Fault>,
+    /// `SLURM_JOB_ID` and `SLURM_RESTART_COUNT`, or what the launcher hands on of them; `BLIP2_TEST_BOOT_ID` and
+    /// `BLIP2_TEST_HEARTBEAT_MS`.
+    pub claim: Claim,
 }
 
 impl Environment {
@@ -53,6 +58,7 @@ impl Environment {
                 Some(text) => planted(&text, rank, number("BLIP2_LAUNCH", 1)?)?,
                 None => None,
             },
+            claim: claim(&text)?,
         })
     }
 
@@ -74,6 +80,27 @@ impl Environment {
         }
         Ok(control)
     }
+}
+
+/// As whom this process takes a run over. In tests, the boot id of another machine, and `EVERY:SILENCE` in milliseconds.
+fn claim(text: &dyn Fn(&str) -> Option<String>) -> Result<Claim> {
+    let of_slurm = |name: &str| text(&format!("SLURM_{name}")).or_else(|| text(&format!("BLIP2_SLURM_{name}")));
+    let mut holder = Holder { host: process::host(), slurm_job: of_slurm("JOB_ID"), ..Holder::this_process() };
+    holder.restart_count = of_slurm("RESTART_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
+    if let Some(boot_id) = text("BLIP2_TEST_BOOT_ID") {
+        holder.boot_id = boot_id;
+    }
+    let rhythm = match text("BLIP2_TEST_HEARTBEAT_MS") {
+        None => Rhythm::default(),
+        Some(text) => {
+            let numbers =
+                text.split_once(':').and_then(|(every, silence)| Some((every.parse().ok()?, silence.parse().ok()?)));
+            let (every, silence) =
+                numbers.with_context(|| format!("BLIP2_TEST_HEARTBEAT_MS is {text}; expected EVERY:SILENCE"))?;
+            Rhythm { every: Duration::from_millis(every), silence: Duration::from_millis(silence) }
+        }
+    };
+    Ok(Claim { holder, rhythm })
 }
 
 /// `KIND:RANK:STEPS[:LAUNCH]`: what goes wrong in a rank after so many steps of a launch, the first one when none is given;

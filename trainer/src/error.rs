@@ -123,6 +123,16 @@ pub enum TrainerError {
         /// The epoch of this process.
         own: u64,
     },
+    /// Another process holds the run and lives.
+    #[error(
+        "{uri}: found that {holder} holds this run and lives: its heartbeat counts on. Expected nobody; nothing was touched. Wait for it, end it there, or give this run another run.output"
+    )]
+    Held {
+        /// The run.
+        uri: String,
+        /// The holder, in words.
+        holder: String,
+    },
     /// The log entry could not be written although nobody else wrote it.
     #[error(
         "{uri}: found the run log still changing after {tries} tries to append; expected one writer. Check which jobs write to this folder"

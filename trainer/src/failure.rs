@@ -21,7 +21,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     match cause.downcast_ref()? {
         TrainerError::Preempted { .. } => Some(PREEMPTED),
-        TrainerError::Fenced { .. } => Some(HELD),
+        TrainerError::Fenced { .. } | TrainerError::Held { .. } => Some(HELD),
         TrainerError::Store(DataError::Setting(_) | DataError::BadUri { .. }) => Some(USAGE),
         _ => None,
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use arguments::{
-    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, Command, EvalCommand, ExportFormat, NamedConfig,
+    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand, Command, EvalCommand, ExportFormat, NamedConfig,
     ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
@@ -29,12 +29,13 @@ use tch::Device;
 use trainer::TrainerError;
 use trainer::activity::{Activity, Phase};
 use trainer::capfilt;
+use trainer::checkpoint::{Claim, overview};
 use trainer::device;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
 use trainer::self_check::{Candidates, self_check};
-use trainer::session::Rank;
+use trainer::session::{Launch, Rank};
 
 /// Exit code for an error; the table of all codes is in docs/exit-codes.md.
 const ERROR: u8 = 1;
@@ -70,6 +71,7 @@ struct Job {
     mpi_pieces: Vec<PathBuf>,
     activity: Arc<Activity>,
     control: Arc<Control>,
+    claim: Claim,
 }
 
 impl Job {
@@ -91,7 +93,7 @@ impl Job {
         let ranks = cluster::connect(&topology, &mpi_pieces)
             .inspect_err(|error| control.failed(&error.to_string(), ERROR, false, true))?;
         control.joined(Arc::clone(&ranks));
-        Ok(Job { topology, ranks, mpi_pieces, activity, control })
+        Ok(Job { topology, ranks, mpi_pieces, activity, control, claim: environment.claim })
     }
 
     /// Runs the command. An error ends the whole job, as the other ranks may be waiting for this one.
@@ -133,6 +135,7 @@ impl Job {
             Command::Eval(command) => evaluate(command),
             Command::Caption(arguments) => caption(&arguments),
             Command::Capfilt(command) => self.capfilt(&command),
+            Command::Checkpoints(command) => checkpoints(command, &self.claim),
             Command::Weights(command) => weights(command),
             Command::BenchStep(arguments) => bench_step(&arguments, self.ranks.as_ref()),
         }
@@ -175,20 +178,19 @@ impl Job {
         if arguments.exit_on_stdin_eof && rank == 0 && !self.control.has_launcher() {
             watch_stdin(Arc::clone(&self.ranks));
         }
-        if arguments.fresh && rank == 0 {
-            trainer::session::set_aside(run.run.output.as_str())?;
-        }
         Observed::new(self.ranks.as_ref(), &self.activity.calls).barrier()?;
         let activity = Arc::clone(&self.activity);
         tch::set_num_threads(i32::try_from(run.cluster.threads_per_rank).unwrap_or(i32::MAX));
         let json = rank == 0 && arguments.progress == ProgressFormat::Json;
         let events = if json { Events::Json } else { Events::Silent };
         let device = device::of_training(&run, self.topology.local_rank)?;
+        let accept_changes = arguments.accept_changes.clone();
+        let launch = &Launch { claim: self.claim.clone(), accept_changes, fresh: arguments.fresh };
         match arguments.threads {
             None if run.cluster.backend == configs::Backend::Nccl && self.ranks.world_size() > 1 => {
                 let gpus = libraries::connect_gpus(Arc::clone(&self.ranks), self.topology.local_rank)?;
                 let ranks = &Observed::new(gpus.as_ref(), &self.activity.calls);
-                let outcome = trainer::train::train(&run, Rank { ranks, device, events, activity });
+                let outcome = trainer::train::train(&run, Rank { ranks, device, events, activity, launch });
                 if outcome.is_err() {
                     // NCCL would wait for the other ranks while it is taken down; the job is ended instead.
                     std::mem::forget(gpus);
@@ -197,21 +199,23 @@ impl Job {
             }
             None => {
                 let ranks = &Observed::new(self.ranks.as_ref(), &self.activity.calls);
-                Ok(trainer::train::train(&run, Rank { ranks, device, events, activity })?)
+                Ok(trainer::train::train(&run, Rank { ranks, device, events, activity, launch })?)
             }
-            Some(threads) if self.ranks.world_size() == 1 => train_on_threads(&run, threads as usize, device, events),
+            Some(threads) if self.ranks.world_size() == 1 => {
+                train_on_threads(&run, threads as usize, device, events, launch)
+            }
             Some(_) => anyhow::bail!("--threads makes ranks inside one process; start one process, without mpirun"),
         }
     }
 }
 
 /// Trains with ranks that are threads and share one device. The first error is the answer; the ranks that waited for its rank only say so.
-fn train_on_threads(run: &configs::Run, threads: usize, device: Device, events: Events) -> Result<()> {
+fn train_on_threads(run: &configs::Run, threads: usize, device: Device, events: Events, launch: &Launch) -> Result<()> {
     std::thread::scope(|scope| {
         let train = |ranks: Threads| {
             move || {
                 let events = if ranks.rank() == 0 { events } else { Events::Silent };
-                trainer::train::train(run, Rank { ranks: &ranks, device, events, activity: Arc::default() })?;
+                trainer::train::train(run, Rank { ranks: &ranks, device, events, activity: Arc::default(), launch })?;
                 Ok::<(), anyhow::Error>(ranks.finish()?)
             }
         };
@@ -298,6 +302,22 @@ fn caption(arguments: &CaptionArguments) -> Result<()> {
     Ok(())
 }
 
+fn checkpoints(command: CheckpointsCommand, claim: &Claim) -> Result<()> {
+    let result = match command {
+        CheckpointsCommand::List { uri } => overview::list(&uri)?,
+        CheckpointsCommand::Show { uri } => overview::show(&uri)?,
+        CheckpointsCommand::Verify { uri, all } => overview::verify(&uri, all, Events::Json)?,
+        CheckpointsCommand::Prune { uri, keep_last, keep_every_steps, keep_best, quarantined, dry_run } => {
+            let keep = overview::Keep { last: keep_last, every_steps: keep_every_steps, best: keep_best };
+            let prune = overview::Prune { keep, quarantined, dry_run };
+            overview::prune(&uri, &prune, claim, Events::Json)?
+        }
+    };
+    Events::Json.send(&Event::Result { result });
+    Events::Json.send(&Event::Done);
+    Ok(())
+}
+
 fn weights(command: WeightsCommand) -> Result<()> {
     let result = match command {
         WeightsCommand::Inspect { uri } => trainer::weights::inspect(&uri)?,
@@ -329,7 +349,7 @@ fn watch_stdin(ranks: Arc<dyn Collective>) {
 /// Notes this process in the folder that the launcher names, so that a later launch can end it if it outlives its own.
 fn write_pid(rank: usize) -> Result<()> {
     let Some(folder) = env::var_os("BLIP2_PID_DIR").map(PathBuf::from) else { return Ok(()) };
-    let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": process::start_ticks() });
+    let note = serde_json::json!({ "pid": std::process::id(), "start_ticks": trainer::checkpoint::start_ticks(std::process::id()) });
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("rank-{rank}.pid"));
     std::fs::write(&path, note.to_string()).with_context(|| format!("cannot write {}", path.display()))

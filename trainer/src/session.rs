@@ -1,20 +1,22 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
+mod drift;
 mod kept;
 mod resume;
 mod saving;
+mod start;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::{Collective, broadcast_text};
-use configs::{Model, QFormerInit, Run, Stage, Weights};
+use cluster::Collective;
+use configs::{Model, Run, Stage};
 use tch::{Device, Kind};
 
 use crate::TrainerError;
 use crate::activity::{Activity, Phase};
-use crate::checkpoint::{About, Committed, ConfigWritten, Found, Holder, Lease, Retention, RunPrefix};
+use crate::checkpoint::{About, Claim, Committed, Found, Lease, Retention, RunPrefix, Standing, Terms};
 use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
 use crate::feed::{self, Feed};
@@ -25,13 +27,24 @@ use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
-use crate::{memory, weights};
-use kept::{Copied, restore, segments_of, tensor_of};
+use crate::memory;
+use kept::{Copied, restore, segments_of};
 use resume::Resumed;
 use saving::{Progress, Saving};
 
 /// Longest time between two looks at a checkpoint that is waited for.
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// How a launch takes the run over.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// This process.
+    pub claim: Claim,
+    /// Keys of the config that may differ from the run's, with all that lies below them.
+    pub accept_changes: Vec<String>,
+    /// Whether to begin anew.
+    pub fresh: bool,
+}
 
 /// What a rank brings to a run.
 pub struct Rank<'a> {
@@ -43,6 +56,8 @@ pub struct Rank<'a> {
     pub events: Events,
     /// What it is doing.
     pub activity: Arc<Activity>,
+    /// How rank 0 takes the run over.
+    pub launch: &'a Launch,
 }
 
 /// A launch, seen from one rank. Only rank 0 writes.
@@ -88,7 +103,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the output cannot be written, or holds a run with another config.
     pub fn begin(run: &'a Run, rank: Rank<'a>) -> Result<Self, TrainerError> {
-        let Rank { ranks, device, events, activity } = rank;
+        let Rank { ranks, device, events, activity, launch } = rank;
         activity.enter(Phase::Loading);
         let facts = facts::facts(run, device)?;
         facts::agree(&facts, run.cluster.reduction, ranks, events)?;
@@ -99,7 +114,7 @@ impl<'a> Session<'a> {
         let saving = Saving::new(&prefix, Retention::from(&run.checkpoint), events)?;
         let mut session =
             Self { run, ranks, device, events, activity, prefix, writer, resume, saving, frozen, facts, restored };
-        let lease = if ranks.rank() == 0 { Some(Arc::new(session.take_over()?)) } else { None };
+        let lease = if ranks.rank() == 0 { Some(Arc::new(session.take_over(launch)?)) } else { None };
         session.resume = resume::read(run, &session.prefix, lease.as_deref(), ranks, events)?;
         if let Some(found) = &session.resume {
             let About { stage, step, .. } = &found.about;
@@ -119,12 +134,16 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    fn take_over(&self) -> Result<Lease, TrainerError> {
-        if let ConfigWritten::Differs { stored } = self.prefix.write_config(&self.run.to_yaml())? {
-            check_same_mathematics(self.run, &stored)?;
-        }
-        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
-        self.prefix.take_over(Holder { host, pid: std::process::id(), ..Holder::default() })
+    fn take_over(&self, launch: &Launch) -> Result<Lease, TrainerError> {
+        let mut terms = |run: Option<&Standing>| match run {
+            _ if launch.fresh => Ok(Terms::Fresh),
+            None => Ok(Terms::GoOn),
+            Some(run) => match drift::changes(self.run, &run.config, &launch.accept_changes, &run.accepted)? {
+                changes if changes.is_empty() => Ok(Terms::GoOn),
+                changes => Ok(Terms::Change(changes)),
+            },
+        };
+        self.prefix.claim(&launch.claim, &self.run.to_yaml(), &mut terms, &mut |line| self.events.message(line))
     }
 
     /// The stage (from 1) and the step at which this launch continues.
@@ -178,8 +197,10 @@ impl<'a> Session<'a> {
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let mut start = Tensors::random(specs, seed, self.device);
-        if (position.index, position.step) == (1, 0) {
-            self.start_with_files(&mut start)?;
+        let begins = (position.index, position.step) == (1, 0);
+        let start_checkpoint = if begins { start::checkpoint(&self.run.model, self.ranks)? } else { None };
+        if begins {
+            start::put_weights(&self.run.model, start_checkpoint.is_none(), &mut start, self.events)?;
         }
         let mut state = State::new(specs, &start, slices.len(), slices.chunks(), self.device);
         state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, self.device));
@@ -194,46 +215,21 @@ impl<'a> Session<'a> {
             return Ok(state);
         }
         self.restored = serde_json::Value::Null;
-        let before = match (position.index, &self.run.model.start_from) {
-            (1, None) => None,
-            (1, Some(weights)) if is_file(weights) => None,
-            (1, Some(weights)) => Some(crate::checkpoint::open_checkpoint(weights.uri.as_str())?),
-            (index, _) => self.shared_checkpoint(Some(index - 1))?,
+        let before = match position.index {
+            1 => start_checkpoint,
+            index => self.shared_checkpoint(Some(index - 1))?,
         };
         if let Some(found) = before {
-            let taken = found.trainable.iter().filter(|array| state.set(&array.name, &tensor_of(array))).count();
+            let taken = start::put_checkpoint(&mut state, &found)?;
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)
     }
 
-    /// Puts the values of a BERT, and those of a file of trained weights, in place of random ones.
-    fn start_with_files(&self, random: &mut Tensors) -> Result<(), TrainerError> {
-        let model = &self.run.model;
-        let bert = if let QFormerInit::Bert(bert) = &model.qformer.init { Some(bert) } else { None };
-        for source in [bert, model.start_from.as_ref().filter(|weights| is_file(weights))].into_iter().flatten() {
-            let given = weights::load_start(source)?;
-            let mut taken = 0;
-            for (name, given) in given.iter() {
-                let Some(old) = random.get(name) else { continue };
-                let value = weights::started(name, old, &given.to_kind(Kind::Float))?.to_device(old.device());
-                random.insert(name, value);
-                taken += 1;
-            }
-            self.events.message(format!("{taken} of {} tensors start from {}", random.len(), source.uri));
-        }
-        Ok(())
-    }
-
     /// The newest checkpoint (of a stage), chosen by rank 0 and read by every rank.
     fn shared_checkpoint(&self, stage: Option<usize>) -> Result<Option<Found>, TrainerError> {
         let found = if self.ranks.rank() == 0 { self.prefix.latest(stage)? } else { None };
-        let uri = broadcast_text(self.ranks, found.as_ref().map_or("", |found| &found.uri))?;
-        match found {
-            Some(found) => Ok(Some(found)),
-            None if uri.is_empty() => Ok(None),
-            None => crate::checkpoint::open_checkpoint(&uri).map(Some),
-        }
+        start::shared(found, self.ranks)
     }
 
     /// Reports a step when one is due. Every rank takes part, as losses are means over all slices.
@@ -403,11 +399,6 @@ struct Asked {
     all_written: bool,
 }
 
-/// Whether these are trained weights by themselves, and no checkpoint.
-fn is_file(weights: &Weights) -> bool {
-    weights.uri.as_str().ends_with(".safetensors")
-}
-
 /// What a step came to.
 pub struct Outcome<'a> {
     /// The losses.
@@ -435,50 +426,6 @@ impl Writer {
     }
 }
 
-/// Moves what earlier launches left in a run's folder to `before-<n>` inside it, so that the run starts anew. Shards and
-/// towers that lie in the same folder stay.
-///
-/// # Errors
-/// When the output is no folder on this machine, or a file cannot be moved.
-pub fn set_aside(output: &str) -> Result<(), TrainerError> {
-    let folder = std::path::Path::new(output.strip_prefix("file://").unwrap_or(output));
-    if output.contains("://") && !output.starts_with("file://") {
-        return Err(TrainerError::Unsupported {
-            found: format!("--fresh with run.output {output}"),
-            expected: "it moves folders of this machine only; choose another run.output in the object store".into(),
-        });
-    }
-    let failed = |source| TrainerError::File { path: folder.display().to_string(), action: "set aside", source };
-    let left: Vec<_> = [
-        "config.yaml",
-        "log",
-        "stage1",
-        "stage2",
-        "metrics",
-        "tb",
-        "eval",
-        "report.html",
-        "catalog",
-        "lost",
-        "quarantine",
-    ]
-    .map(|name| folder.join(name))
-    .into_iter()
-    .filter(|path| path.exists())
-    .collect();
-    if left.is_empty() {
-        return Ok(());
-    }
-    let before = (1..).map(|n| folder.join(format!("before-{n}"))).find(|path| !path.exists());
-    let before = before.expect("invariant: some number is free");
-    std::fs::create_dir_all(&before).map_err(failed)?;
-    for path in left {
-        let name = path.file_name().expect("invariant: every path ends in a name");
-        std::fs::rename(&path, before.join(name)).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// The types that gradients of a stage pass through.
 fn back_propagated(model: &Model, stage: &Stage, device: Device) -> Vec<Kind> {
     let qformer = compute_kind(model.qformer.dtype, device);
@@ -486,36 +433,4 @@ fn back_propagated(model: &Model, stage: &Stage, device: Device) -> Vec<Kind> {
         Stage::Representation(_) => vec![qformer],
         Stage::Generative(_) => vec![qformer, compute_kind(model.language_model.settings().dtype, device)],
     }
-}
-
-/// A run that continues may change how it is computed and reported, not what.
-fn check_same_mathematics(run: &Run, stored: &str) -> Result<(), TrainerError> {
-    let unreadable = |error: configs::ConfigError| TrainerError::Unsupported {
-        found: format!("the config.yaml of {} cannot be read: {error}", run.run.output),
-        expected: "choose another run.output, or remove what is there".into(),
-    };
-    let before = configs::load_str("config.yaml", stored, &configs::Overrides::default()).map_err(unreadable)?;
-    let mathematics = |run: &Run| {
-        let mut run = run.clone();
-        run.cluster = before.cluster.clone();
-        run.checkpoint = before.checkpoint.clone();
-        run.metrics = before.metrics.clone();
-        run.run.name.clone_from(&before.run.name);
-        // What else stands there decides about samples and pixels.
-        run.data.loader.decode_threads = before.data.loader.decode_threads;
-        run.data.loader.memory_mb = before.data.loader.memory_mb;
-        run.data.loader.max_bad_fraction = before.data.loader.max_bad_fraction;
-        run.to_yaml()
-    };
-    let (old, new) = (mathematics(&before), mathematics(run));
-    let Some((was, is)) = old.lines().zip(new.lines()).find(|(was, is)| was != is) else { return Ok(()) };
-    Err(TrainerError::Unsupported {
-        found: format!(
-            "{} holds a run with another config: `{}` there, `{}` now",
-            run.run.output,
-            was.trim(),
-            is.trim()
-        ),
-        expected: "continue with the config of that run, choose another run.output, or start over with --fresh".into(),
-    })
 }

@@ -132,6 +132,17 @@ impl Storage {
         })
     }
 
+    /// Another access to the same folder, for a thread of its own.
+    pub(crate) fn reopened(&self) -> Result<Self> {
+        Self::at(self.root.clone())
+    }
+
+    /// The place of something in the folder.
+    #[cfg(test)]
+    pub(crate) fn place(&self, name: &str) -> Location {
+        self.root.child(name)
+    }
+
     /// The URI of the folder itself, or of something in it.
     pub(crate) fn uri(&self, name: &str) -> String {
         if name.is_empty() { self.root.uri().to_owned() } else { self.root.child(name).uri().to_owned() }
@@ -242,6 +253,22 @@ impl Storage {
         Ok(found.iter().map(|(at, _)| below(at.path.as_ref())).collect())
     }
 
+    /// Names of all objects below a folder, or the name itself where it is an object; sorted.
+    pub(crate) fn list_or_object(&self, name: &str) -> Result<Vec<String>> {
+        let below = self.list(name)?;
+        if below.is_empty() && self.size(name)?.is_some() { Ok(vec![name.to_owned()]) } else { Ok(below) }
+    }
+
+    /// Moves an object, over what may be at its new place; in object stores by a copy first. One that is gone was moved
+    /// before.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let (place, to) = (self.root.child(from), self.root.child(to));
+        match self.runtime.block_on(place.store.rename(&place.path, &to.path)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(place.error("move", source).into()),
+        }
+    }
+
     /// Names of the folders directly below `folder`, sorted; on a path also of empty ones.
     pub(crate) fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let place = self.root.child(folder);
@@ -274,7 +301,7 @@ impl Storage {
     }
 
     /// Removes what object stores do not have: the folder itself, and pieces of interrupted writes.
-    fn remove_local_folder(&self, folder: &str) {
+    pub(crate) fn remove_local_folder(&self, folder: &str) {
         let Some(path) = local_path(&self.root.child(folder)) else { return };
         let remove = || std::fs::remove_dir_all(&path);
         // What stays behind costs some space and is tried again after the next commit.

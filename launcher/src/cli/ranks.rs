@@ -29,9 +29,12 @@ pub struct LaunchArgs {
     /// Print what would be started, and start nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Start anew where the output folder already holds a run.
+    /// Start anew where the output folder already holds a run, which moves to `before-<n>` in it.
     #[arg(long)]
     pub fresh: bool,
+    /// Continue although this value, or one below it, differs from the run's configuration; recorded there; may be repeated.
+    #[arg(long = "accept-change", value_name = "KEY", conflicts_with = "fresh")]
+    pub accept_changes: Vec<String>,
     /// What of the ranks' own lines is shown: those of rank 0 and problems, all, or everything as JSON lines.
     #[arg(long, value_enum, default_value_t)]
     pub log: crate::ranks::Log,

@@ -21,6 +21,9 @@ pub struct SubmitArgs {
     /// What starts ranks in the job.
     #[arg(long, value_enum, default_value_t = Starter::Auto)]
     pub launcher: Starter,
+    /// Continue although this value, or one below it, differs from the run's configuration; recorded there; may be repeated.
+    #[arg(long = "accept-change", value_name = "KEY")]
+    pub accept_changes: Vec<String>,
     /// Print the batch script, and submit nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -86,6 +86,7 @@ impl Plan {
         if programs.variable("SLURM_JOB_ID").is_some() {
             // mpirun would use the allocation's nodes.
             self.removed = Some("SLURM_");
+            self.variables.extend(slurm_job(programs));
         }
         Ok(())
     }
@@ -127,6 +128,13 @@ impl Plan {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// What ranks that are told nothing else of SLURM need to know of their job: a job that was started again takes its run over
+/// from its earlier self at once.
+pub(super) fn slurm_job(programs: &Programs) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    let names = [("SLURM_JOB_ID", "BLIP2_SLURM_JOB_ID"), ("SLURM_RESTART_COUNT", "BLIP2_SLURM_RESTART_COUNT")];
+    names.into_iter().filter_map(|(theirs, ours)| Some((ours, programs.variable(theirs)?.to_owned())))
 }
 
 /// How a rank's libraries keep memory. What a person has set stays.

@@ -78,6 +78,7 @@ impl Plan {
         plan.hands_on = Some((mpi, handed_on::of_person(&programs.variables)));
         if programs.variable("SLURM_JOB_ID").is_some() {
             plan.removed = Some("SLURM_");
+            plan.variables.extend(super::plan::slurm_job(programs));
         }
         Ok(plan)
     }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use configs::{Overrides, Run};
+use configs::Run;
 use data_pipeline::store::Location;
 use data_pipeline::{DataError, Result};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::run_config;
 
 /// What the page tells.
 #[derive(Debug, Default)]
@@ -74,9 +76,7 @@ struct StartLine {
 /// A store that fails, or a folder with neither metrics nor results.
 pub async fn gather(place: &Location) -> Result<Story> {
     let mut story = Story { uri: place.uri().to_owned(), ..Story::default() };
-    if let Some(text) = text_of(&place.child("config.yaml")).await? {
-        story.config = configs::load_str("config.yaml", &text, &Overrides::none()).ok();
-    }
+    story.config = run_config::in_force(place).await?;
     let history = history(place, story.config.as_ref()).await?;
     (story.records, story.resumed, story.train_seconds) = (history.records, history.resumed, history.seconds);
     for (result, _) in place.child("eval").list(".json").await? {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn history(segments: &[&str]) -> History {
-        let run = configs::load_str("tiny", configs::preset("tiny").unwrap(), &Overrides::none()).unwrap();
+        let run = configs::load_str("tiny", configs::preset("tiny").unwrap(), &configs::Overrides::none()).unwrap();
         let mut history = History::new(Some(&run));
         segments.iter().for_each(|segment| history.append(segment));
         history

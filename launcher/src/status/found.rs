@@ -1,6 +1,6 @@
 //! What a run's folder says, whoever wrote it: configuration, log, metrics, notes of launchers.
 
-use configs::{Overrides, Run};
+use configs::Run;
 use data_pipeline::Result;
 use data_pipeline::store::Location;
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::outcome::{self, Outcome};
 use crate::report::gather::{self, Record};
+use crate::run_config;
 
 /// Everything that was found.
 #[derive(Debug, Default)]
@@ -57,7 +58,11 @@ struct Entry {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Event {
-    TakeOver {},
+    TakeOver {
+        /// Where the run before went, when it began anew.
+        #[serde(default)]
+        fresh: Option<String>,
+    },
     Commit {
         stage_index: usize,
         stage: String,
@@ -75,10 +80,7 @@ impl Found {
     /// A store that fails.
     pub async fn read(output: &Location) -> Result<Self> {
         let mut found = Self::default();
-
-        if let Some(yaml) = output.child("config.yaml").read_if_there().await? {
-            found.config = configs::load_str("config.yaml", &String::from_utf8_lossy(&yaml), &Overrides::none()).ok();
-        }
+        found.config = run_config::in_force(output).await?;
         for (entry, _) in output.child("log").list(".json").await? {
             // One that retention removed since the listing, or that another version wrote, is passed over.
             let bytes = entry.read_if_there().await?.unwrap_or_default();
@@ -102,7 +104,10 @@ impl Found {
 
     fn add(&mut self, entry: Entry, output: &Location) {
         match entry.event {
-            Event::TakeOver {} => {
+            Event::TakeOver { fresh } => {
+                if fresh.is_some() {
+                    (self.launches, self.commit) = (0, None);
+                }
                 self.launches += 1;
                 self.launched = entry.time;
             }

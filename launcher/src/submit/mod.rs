@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::cli::SubmitArgs;
 use crate::data::print_json;
 use crate::exit::{Lacking, Taken, Unusable};
-use crate::ranks::{Programs, Starter};
+use crate::ranks::Programs;
 use crate::slurm_job::{self, JobNote, JobState};
 use crate::source::{RunSource, local_folder};
 use script::{Places, script};
@@ -28,7 +28,7 @@ const DIGITS: usize = 12;
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub fn run(args: &SubmitArgs, programs: &Programs) -> anyhow::Result<()> {
     let run = RunSource::find(&args.run).load(&overrides(args))?;
-    let job = Job::of(&run, args.launcher, programs)?;
+    let job = Job::of(&run, args, programs)?;
     if args.dry_run {
         return job.show(args);
     }
@@ -74,7 +74,7 @@ struct Job {
 }
 
 impl Job {
-    fn of(run: &Run, starter: Starter, programs: &Programs) -> anyhow::Result<Self> {
+    fn of(run: &Run, args: &SubmitArgs, programs: &Programs) -> anyhow::Result<Self> {
         if run.cluster.slurm.container.is_some() {
             programs.rank_in_container()?
         } else {
@@ -92,10 +92,14 @@ impl Job {
             );
         }
         let yaml = run.to_yaml();
-        let hash: String = Sha256::digest(&yaml).iter().map(|byte| format!("{byte:02x}")).collect();
+        let named =
+            args.accept_changes.iter().fold(yaml.clone(), |text, key| format!("{text}# --accept-change {key}\n"));
+        let hash: String = Sha256::digest(&named).iter().map(|byte| format!("{byte:02x}")).collect();
         let name = |ending: &str| folder.join(format!("job-{}.{ending}", &hash[..DIGITS]));
         let (config, script_path) = (name("yaml"), name("sbatch"));
-        let places = Places { blip2: &programs.executable, config: &config, work: &work, log: &folder, starter };
+        let (starter, accept_changes) = (args.launcher, args.accept_changes.as_slice());
+        let places =
+            Places { blip2: &programs.executable, config: &config, work: &work, log: &folder, starter, accept_changes };
         Ok(Self { text: script(run, places), yaml, script: script_path, config, log: folder })
     }
 

@@ -20,6 +20,8 @@ pub struct Places<'a> {
     pub log: &'a Path,
     /// What starts ranks.
     pub starter: Starter,
+    /// Keys of the configuration that may differ from the run's.
+    pub accept_changes: &'a [String],
 }
 
 /// What the job does, behind its options.
@@ -71,7 +73,8 @@ pub fn script(run: &Run, places: Places<'_>) -> String {
         Starter::Mpirun => " --launcher mpirun",
         Starter::Srun => " --launcher srun",
     };
-    let body = BODY.replace("@OPTIONS@", starter);
+    let accept = places.accept_changes.iter().map(|key| format!(" --accept-change {}", quoted(key)));
+    let body = BODY.replace("@OPTIONS@", &format!("{starter}{}", accept.collect::<String>()));
     text + &body.replace("@BLIP2@", &word(places.blip2)).replace("@CONFIG@", &word(places.config))
 }
 

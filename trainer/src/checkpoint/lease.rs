@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::log::{self, Appended, CommitRecord, Entry, Event, Holder, Log, Quarantined};
+use super::fresh;
+use super::heartbeat::Heart;
+use super::holder::Holder;
+use super::log::{self, Appended, CommitRecord, Entry, Event, Log, Quarantined, TakeOver};
 use super::manifest::{MANIFEST, Manifest, TRAINABLE_INDEX, hashed, sha256};
 use super::part::{self, Part, PartRecord};
 use super::retention::{self, Retention};
@@ -15,7 +18,7 @@ use crate::error::{Result, TrainerError};
 use crate::storage::{Patience, Storage};
 
 /// Times that a log which grows meanwhile is read again before giving up.
-const READS: u32 = 100;
+pub(super) const READS: u32 = 100;
 
 /// The right to write checkpoints to a run, until somebody else takes over. May be used from any thread.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Lease {
     /// The log's next number, as far as known.
     next: Mutex<u64>,
     collected: Result<Vec<String>>,
+    /// Shows others that the holder lives, until the lease is dropped.
+    _heart: Option<Heart>,
 }
 
 /// A checkpoint that is being written.
@@ -51,23 +56,39 @@ pub struct Committed {
     pub bytes: u64,
 }
 
-/// Appends a take-over, then removes what earlier holders left unfinished.
+/// Appends a take-over whoever holds the run, then removes what earlier holders left unfinished.
 pub(super) fn take_over(storage: &Arc<Storage>, holder: Holder) -> Result<Lease> {
     let nonce = log::nonce()?;
     for _ in 0..READS {
         let seen = Log::read(storage)?;
         let epoch = seen.next_epoch();
-        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver { holder: holder.clone() });
+        let taken = TakeOver { holder: holder.clone(), ..TakeOver::default() };
+        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver(taken));
         if let Appended::Done = log::append(storage, seen.next(), &entry)? {
-            let collected = retention::collect(storage, &seen, epoch, None);
-            let next = Mutex::new(seen.next() + 1);
-            return Ok(Lease { storage: storage.clone(), epoch, nonce, next, collected });
+            return Lease::begin(storage, epoch, nonce, seen.next() + 1, None);
         }
     }
     Err(TrainerError::LogBusy { uri: storage.uri("log"), tries: READS })
 }
 
 impl Lease {
+    /// The lease of a take-over that stands in the log before the entry `next`. Finishes what earlier holders began: moves
+    /// what a fresh start sets aside, and removes checkpoints that were never committed.
+    pub(super) fn begin(
+        storage: &Arc<Storage>,
+        epoch: u64,
+        nonce: String,
+        next: u64,
+        heart: Option<Heart>,
+    ) -> Result<Self> {
+        let (storage, next) = (storage.clone(), Mutex::new(next));
+        let mut lease = Self { storage, epoch, nonce, next, collected: Ok(Vec::new()), _heart: heart };
+        let log = Log::read(&lease.storage)?;
+        fresh::set_aside(&lease.storage, &log, &lease)?;
+        lease.collected = retention::collect(&lease.storage, &log, epoch, None);
+        Ok(lease)
+    }
+
     /// The number of this take-over; the first one is 1.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -194,12 +215,21 @@ impl Lease {
     fn pass(&self, number: u64, found: std::result::Result<Entry, String>) -> Result<()> {
         let (found, holder) = match found {
             Ok(entry) if entry.epoch <= self.epoch => return Ok(()),
-            Ok(Entry { epoch, event: Event::TakeOver { holder }, .. }) => (epoch, holder.to_string()),
+            Ok(Entry { epoch, event: Event::TakeOver(taken), .. }) => (epoch, taken.holder.to_string()),
             Ok(Entry { epoch, .. }) => (epoch, "another process".to_owned()),
             Err(reason) => (self.epoch + 1, format!("an unknown process, whose entry cannot be read: {reason},")),
         };
         let uri = self.storage.uri(&log::entry_name(number));
         Err(TrainerError::Fenced { uri, holder, found, own: self.epoch })
+    }
+
+    /// Deletes a checkpoint, whatever the log says of it.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`], and errors of the store.
+    pub(super) fn delete(&self, folder: &str) -> Result<()> {
+        self.check()?;
+        self.storage.delete_folder(folder, MANIFEST)
     }
 
     /// Deletes the checkpoints that `retention` does not keep, and returns their folders. To be called after a

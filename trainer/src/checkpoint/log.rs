@@ -1,13 +1,13 @@
 //! The run log: `log/00000000.json` …, each entry written once, by put-if-absent. The log decides who may write and
 //! which checkpoints exist; no clock is compared across machines.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::claim::Change;
+use super::holder::Holder;
 use crate::error::{Result, TrainerError};
 use crate::storage::{Created, Storage};
 
@@ -15,34 +15,6 @@ use crate::storage::{Created, Storage};
 const FORMAT_VERSION: u32 = 1;
 /// Times that an entry is sent when the store answers unclearly.
 const TRIES: u32 = 3;
-
-/// Who takes over a run, in facts that help people find the process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The machine's name.
-    pub host: String,
-    /// The process.
-    pub pid: u32,
-    /// The SLURM job, where there is one.
-    #[serde(default)]
-    pub slurm_job: Option<String>,
-    /// How often SLURM restarted the job.
-    #[serde(default)]
-    pub restart_count: u64,
-    /// Versions and anything else worth noting.
-    #[serde(default)]
-    pub facts: BTreeMap<String, String>,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} on {}", self.pid, self.host)?;
-        match &self.slurm_job {
-            Some(job) => write!(f, " (SLURM job {job}, restart {})", self.restart_count),
-            None => Ok(()),
-        }
-    }
-}
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +25,7 @@ pub(super) struct Entry {
     /// Recognises one's own entry.
     pub(super) nonce: String,
     /// Seconds since 1970 on the writer's clock; for people only.
-    time: f64,
+    pub(super) time: f64,
     #[serde(flatten)]
     pub(super) event: Event,
 }
@@ -63,11 +35,27 @@ pub(super) struct Entry {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Event {
     /// A process took over the run.
-    TakeOver { holder: Holder },
+    TakeOver(TakeOver),
     /// A checkpoint exists from now on.
     Commit(CommitRecord),
     /// A checkpoint does not verify: nobody continues from it any more, and its files stay for people to look at.
     Quarantine(Quarantined),
+}
+
+/// What a take-over says. What was added since the first version may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct TakeOver {
+    /// Who takes over.
+    pub(super) holder: Holder,
+    /// The file of the run's folder that is the config from now on; that of earlier take-overs where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) config: Option<String>,
+    /// In which values it differs from the one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) changes: Vec<Change>,
+    /// The run begins anew: no commit before counts, and what there was moves to this folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fresh: Option<String>,
 }
 
 /// A committed checkpoint, as the log names it.
@@ -152,6 +140,11 @@ impl Log {
         Ok(Self { entries: entries.collect() })
     }
 
+    /// Whether nobody ever took the run over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The number of the next entry.
     pub(super) fn next(&self) -> u64 {
         self.entries.last().map_or(0, |(number, _)| number + 1)
@@ -174,7 +167,9 @@ impl Log {
 
     /// The checkpoints that nobody continues from, oldest first.
     pub(super) fn quarantined(&self) -> Vec<&Quarantined> {
+        let first = self.fresh().map_or(0, |(number, _)| number);
         self.readable()
+            .filter(|(number, _)| *number >= first)
             .filter_map(|(_, entry)| match &entry.event {
                 Event::Quarantine(found) => Some(found),
                 _ => None,
@@ -182,20 +177,73 @@ impl Log {
             .collect()
     }
 
-    /// The commits that count, oldest first: number, epoch, record. A commit behind a newer take-over does not count, nor does
-    /// one that was quarantined.
+    fn take_overs(&self) -> impl DoubleEndedIterator<Item = (u64, &Entry, &TakeOver)> {
+        self.entries.iter().filter_map(|(number, entry)| match entry {
+            Ok(entry @ Entry { event: Event::TakeOver(taken), .. }) => Some((*number, entry, taken)),
+            _ => None,
+        })
+    }
+
+    /// The newest take-over: its number, epoch, nonce and holder.
+    pub(super) fn holder(&self) -> Option<(u64, u64, &str, &Holder)> {
+        let newest = self.take_overs().next_back();
+        newest.map(|(number, entry, taken)| (number, entry.epoch, entry.nonce.as_str(), &taken.holder))
+    }
+
+    /// The name of the config in force, where a take-over gave one.
+    pub(super) fn config(&self) -> Option<&str> {
+        self.take_overs().rev().find_map(|(_, _, taken)| taken.config.as_deref())
+    }
+
+    /// The newest take-over that began anew: its number, and the folder of what there was.
+    pub(super) fn fresh(&self) -> Option<(u64, &str)> {
+        self.take_overs().rev().find_map(|(number, _, taken)| Some((number, taken.fresh.as_deref()?)))
+    }
+
+    /// The epoch of that take-over; nothing below it belongs to the run any more. 0 when there is none.
+    pub(super) fn first_epoch(&self) -> u64 {
+        self.take_overs().rev().find(|(_, _, taken)| taken.fresh.is_some()).map_or(0, |(_, entry, _)| entry.epoch)
+    }
+
+    /// The configs of their own names that were in force before the run began anew.
+    pub(super) fn configs_before_fresh(&self) -> Vec<String> {
+        let number = self.fresh().map_or(0, |(number, _)| number);
+        let before = self.take_overs().take_while(|(of, _, _)| *of < number);
+        before.filter_map(|(_, _, taken)| taken.config.clone()).collect()
+    }
+
+    /// The values of the config that take-overs changed since the run began, oldest first.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let first = self.fresh().map_or(0, |(number, _)| number);
+        let take_overs = self.take_overs().filter(|(number, _, _)| *number >= first);
+        take_overs.flat_map(|(_, _, taken)| taken.changes.clone()).collect()
+    }
+
+    /// The commits that count, oldest first: number, epoch, record. A commit behind a newer take-over does not count, nor
+    /// does one that was quarantined.
     pub(super) fn commits(&self) -> Vec<(u64, u64, CommitRecord)> {
+        let quarantined = self.quarantined();
+        let mut commits = self.all_commits();
+        commits.retain(|(_, _, commit)| quarantined.iter().all(|it| it.folder != commit.folder));
+        commits.into_iter().map(|(number, entry, record)| (number, entry.epoch, record.clone())).collect()
+    }
+
+    /// The same, and those that were quarantined: number, entry, record.
+    pub(super) fn all_commits(&self) -> Vec<(u64, &Entry, &CommitRecord)> {
         let mut newest = 0;
         let mut commits = Vec::new();
         for (number, entry) in self.readable() {
             match &entry.event {
-                Event::TakeOver { .. } => newest = newest.max(entry.epoch),
-                Event::Commit(record) if entry.epoch >= newest => commits.push((number, entry.epoch, record.clone())),
+                Event::TakeOver(taken) => {
+                    newest = newest.max(entry.epoch);
+                    if taken.fresh.is_some() {
+                        commits.clear();
+                    }
+                }
+                Event::Commit(record) if entry.epoch >= newest => commits.push((number, entry, record)),
                 Event::Commit(_) | Event::Quarantine(_) => {}
             }
         }
-        let quarantined = self.quarantined();
-        commits.retain(|(_, _, commit): &(_, _, CommitRecord)| quarantined.iter().all(|it| it.folder != commit.folder));
         commits
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <run.output>/
-//!   config.yaml                          written once
+//!   config.yaml                          written once; config-<nonce>.yaml once values were changed with leave
+//!   heartbeat.json                       shows others that the holder lives; decides nothing
 //!   log/00000000.json …                  take-overs and commits; each entry written once, by put-if-absent
 //!   stage1/step-00012000/<epoch>-<nonce>/
 //!     trainable-00001-of-00004.safetensors …   trained tensors under public names, some of them written by each rank
@@ -32,9 +33,14 @@
 //! # Ok::<(), trainer::TrainerError>(())
 //! ```
 
+mod claim;
+mod fresh;
+mod heartbeat;
+mod holder;
 mod lease;
 mod log;
 mod manifest;
+pub mod overview;
 mod part;
 mod retention;
 mod snapshot;
@@ -48,9 +54,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use data_pipeline::store::Location;
 
+use claim::CONFIG;
+pub use claim::{Change, Claim, Standing, Terms};
+pub use heartbeat::Rhythm;
+pub use holder::{Holder, start_ticks};
 pub(crate) use lease::Attempt;
 pub use lease::{Committed, Lease};
-pub use log::{CommitRecord, Holder, Quarantined};
+pub use log::{CommitRecord, Quarantined};
 pub use manifest::FORMAT_VERSION;
 use manifest::MANIFEST;
 pub(crate) use part::{Part, PartRecord};
@@ -62,8 +72,6 @@ pub(crate) use tensor_file::{Floats, Kept};
 use crate::error::{Result, TrainerError};
 use crate::storage::{Created, Patience, Storage};
 
-/// The config's name in the run's folder.
-const CONFIG: &str = "config.yaml";
 /// Reasons that an error about unusable checkpoints repeats.
 const SHOWN_REASONS: usize = 3;
 
@@ -155,7 +163,24 @@ impl RunPrefix {
         self.storage.uri("")
     }
 
-    /// Takes over the run: from now on earlier holders can commit nothing. Their unfinished files are removed.
+    /// Takes over the run unless its holder lives, on the terms that `decide` gives when it is shown the run (none
+    /// where there is none yet; it then gets `config`). While the lease lives, the run has a heartbeat. Waits for as long as
+    /// a holder may be silent where nothing else shows that it has gone; `say` is told so.
+    ///
+    /// # Errors
+    /// [`TrainerError::Held`] when the holder lives, what `decide` says, [`TrainerError::LogBusy`], and errors of the store.
+    pub fn claim(
+        &self,
+        claim: &Claim,
+        config: &str,
+        decide: &mut dyn FnMut(Option<&Standing>) -> Result<Terms>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Lease> {
+        claim::claim(&self.storage, claim, config, decide, say)
+    }
+
+    /// Takes over the run whoever holds it, and without a heartbeat: from now on earlier holders can commit nothing. Their
+    /// unfinished files are removed. [`RunPrefix::claim`] asks first.
     ///
     /// # Errors
     /// [`TrainerError::LogBusy`], and errors of the store.
@@ -179,12 +204,21 @@ impl RunPrefix {
         }
     }
 
-    /// The resolved config that the run was started with, or `None` when it has not been written.
+    /// The resolved config in force: the one that the run was started with, or that a launch changed since with leave; `None`
+    /// when none has been written.
+    ///
+    /// # Errors
+    /// Errors of the store, and a config that the log names and that is missing.
+    pub fn config(&self) -> Result<Option<String>> {
+        claim::config_in_force(&self.storage, &log::Log::read(&self.storage)?)
+    }
+
+    /// The values of the config that launches changed with leave, oldest first.
     ///
     /// # Errors
     /// Errors of the store.
-    pub fn config(&self) -> Result<Option<String>> {
-        Ok(self.storage.read(CONFIG)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    pub fn accepted_changes(&self) -> Result<Vec<Change>> {
+        Ok(log::Log::read(&self.storage)?.changes())
     }
 
     /// The checkpoints that the log names, oldest first.
@@ -196,6 +230,14 @@ impl RunPrefix {
         Ok(commits
             .map(|(number, epoch, record)| Commit { number, epoch, uri: self.storage.uri(&record.folder), record })
             .collect())
+    }
+
+    /// Whether this is a checkpoint's own folder, or a run that ever committed one.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn has_checkpoint(&self) -> Result<bool> {
+        Ok(self.storage.size(MANIFEST)?.is_some() || !log::Log::read(&self.storage)?.commits().is_empty())
     }
 
     /// The checkpoints that were found damaged, oldest first.

@@ -53,10 +53,27 @@ impl Retention {
     }
 }
 
-/// Deletes what nobody needs, seen from epoch `own`: folders of earlier epochs that were never committed, and with
-/// `retention` the committed ones that do not stay. Returns the deleted folders. With entries in the log that cannot
-/// be read, nothing is deleted: they may name checkpoints.
-pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<&Retention>) -> Result<Vec<String>> {
+/// Deletes what nobody needs, and returns its folders: see [`superfluous`].
+pub(super) fn collect(
+    storage: &Storage,
+    log: &Log,
+    own: u64,
+    retention: Option<&Retention>,
+) -> Result<Vec<String>> {
+    let folders = superfluous(storage, log, own, retention)?;
+    folders.iter().try_for_each(|folder| storage.delete_folder(folder, MANIFEST))?;
+    Ok(folders)
+}
+
+/// What nobody needs, seen from epoch `own`: folders of earlier epochs that were never committed, and with `retention` the
+/// committed ones that do not stay. With entries in the log that cannot be read there is nothing: they may name
+/// checkpoints. Damaged ones stay.
+pub(super) fn superfluous(
+    storage: &Storage,
+    log: &Log,
+    own: u64,
+    retention: Option<&Retention>,
+) -> Result<Vec<String>> {
     if log.unreadable().next().is_some() {
         return Ok(Vec::new());
     }
@@ -64,23 +81,22 @@ pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<
     let committed: BTreeSet<&str> = commits.iter().map(|commit| commit.folder.as_str()).collect();
     let quarantined: BTreeSet<&str> = log.quarantined().iter().map(|it| it.folder.as_str()).collect();
     let kept = retention.map_or_else(|| committed.clone(), |retention| retention.kept(&commits));
-    let mut deleted = Vec::new();
+    let mut found = Vec::new();
     for (folder, epoch) in checkpoint_folders(storage)? {
         // A folder of this epoch without a commit is being written.
         let named = committed.contains(folder.as_str()) || quarantined.contains(folder.as_str());
-        let orphan = epoch < own && !named;
+        let orphan = (log.first_epoch()..own).contains(&epoch) && !named;
         let superseded = epoch <= own && committed.contains(folder.as_str()) && !kept.contains(folder.as_str());
         if orphan || superseded {
-            storage.delete_folder(&folder, MANIFEST)?;
-            deleted.push(folder);
+            found.push(folder);
         }
     }
-    Ok(deleted)
+    Ok(found)
 }
 
 /// The checkpoint folders `stage<N>/step-<step>/<epoch>-<nonce>` with their epochs: committed, unfinished, or empty
 /// because a process was killed between making or clearing a folder and what comes next.
-fn checkpoint_folders(storage: &Storage) -> Result<Vec<(String, u64)>> {
+pub(super) fn checkpoint_folders(storage: &Storage) -> Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
     let is_stage = |name: &String| name.strip_prefix("stage").is_some_and(|rest| rest.parse::<usize>().is_ok());
     for stage in storage.folders("")?.into_iter().filter(is_stage) {

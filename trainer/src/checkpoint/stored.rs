@@ -70,9 +70,8 @@ impl Stored {
         &self.manifest.about
     }
 
-    /// The take-over by which its writer lived.
-    pub fn epoch(&self) -> u64 {
-        self.manifest.epoch
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Names and sizes of its files, the manifest not counted.

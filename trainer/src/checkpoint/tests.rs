@@ -4,6 +4,7 @@
 mod crash;
 mod elastic;
 mod golden;
+mod holding;
 
 use std::path::Path;
 

@@ -53,6 +53,10 @@ fn a_deletion_that_is_killed_anywhere_harms_no_checkpoint_that_stays() {
     }
 }
 
+fn taken_over() -> log::Event {
+    log::Event::TakeOver(log::TakeOver { holder: holder("a"), ..log::TakeOver::default() })
+}
+
 #[test]
 fn a_lost_answer_is_recognised_as_ones_own_write() {
     let store = FaultyStore::new();
@@ -63,10 +67,10 @@ fn a_lost_answer_is_recognised_as_ones_own_write() {
     lease.commit(&state(1, 10)).unwrap();
 
     // A retry inside the store's client sees AlreadyExists of its own first try.
-    let entry = log::Entry::new(1, "0123".into(), log::Event::TakeOver { holder: holder("a") });
+    let entry = log::Entry::new(1, "0123".into(), taken_over());
     assert!(matches!(log::append(&run.storage, 2, &entry).unwrap(), log::Appended::Done));
     assert!(matches!(log::append(&run.storage, 2, &entry).unwrap(), log::Appended::Done));
-    let other = log::Entry::new(1, "4567".into(), log::Event::TakeOver { holder: holder("a") });
+    let other = log::Entry::new(1, "4567".into(), taken_over());
     // By the nonce: an entry's time may come back from JSON with another last bit.
     let taken = log::append(&run.storage, 2, &other).unwrap();
     assert!(matches!(taken, log::Appended::Taken(Ok(found)) if found.nonce == entry.nonce));

@@ -1,0 +1,92 @@
+//! What the first stage of a run starts from: random values, weights by themselves, or another run's checkpoint.
+
+use cluster::{Collective, broadcast_text};
+use configs::{Model, QFormerInit};
+use tch::Kind;
+
+use super::kept::tensor_of;
+use crate::TrainerError;
+use crate::checkpoint::{Found, RunPrefix, open_checkpoint};
+use crate::events::Events;
+use crate::model::tensors::Tensors;
+use crate::state::State;
+use crate::weights;
+
+/// Where weights lie by themselves, whatever else is there.
+const WEIGHTS_ENDINGS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
+
+/// The checkpoint that `model.start_from` names, itself or as the newest one of its run; `None` where it names nothing, or
+/// weights by themselves. Rank 0 chooses, as the other run may go on meanwhile; every rank calls it.
+///
+/// # Errors
+/// A checkpoint that does not verify, a run without one that does, and errors of the store.
+pub(super) fn checkpoint(model: &Model, ranks: &dyn Collective) -> Result<Option<Found>, TrainerError> {
+    let Some(start) = model.start_from.as_ref().map(|weights| weights.uri.as_str()) else { return Ok(None) };
+    let is_file = WEIGHTS_ENDINGS.iter().any(|ending| start.ends_with(ending));
+    if is_file || start.starts_with("hf://") {
+        return Ok(None);
+    }
+    let found = if ranks.rank() == 0 && RunPrefix::open(start)?.has_checkpoint()? {
+        Some(open_checkpoint(start)?)
+    } else {
+        None
+    };
+    shared(found, ranks)
+}
+
+/// What rank 0 found, on every rank.
+///
+/// # Errors
+/// As [`open_checkpoint`]; ranks that cannot be reached.
+pub(super) fn shared(found: Option<Found>, ranks: &dyn Collective) -> Result<Option<Found>, TrainerError> {
+    let uri = broadcast_text(ranks, found.as_ref().map_or("", |found| &found.uri))?;
+    match found {
+        Some(found) => Ok(Some(found)),
+        None if uri.is_empty() => Ok(None),
+        None => open_checkpoint(&uri).map(Some),
+    }
+}
+
+/// Puts the values of a BERT, and with `start_from` those of the weights that it names, in place of random ones.
+///
+/// # Errors
+/// Weights that cannot be read or that have another shape.
+pub(super) fn put_weights(
+    model: &Model,
+    start_from: bool,
+    random: &mut Tensors,
+    events: Events,
+) -> Result<(), TrainerError> {
+    let bert = if let QFormerInit::Bert(bert) = &model.qformer.init { Some(bert) } else { None };
+    for source in [bert, model.start_from.as_ref().filter(|_| start_from)].into_iter().flatten() {
+        let given = weights::load_start(source)?;
+        let mut taken = 0;
+        for (name, given) in given.iter() {
+            let Some(old) = random.get(name) else { continue };
+            let value = weights::started(name, old, &given.to_kind(Kind::Float))?.to_device(old.device());
+            random.insert(name, value);
+            taken += 1;
+        }
+        events.message(format!("{taken} of {} tensors start from {}", random.len(), source.uri));
+    }
+    Ok(())
+}
+
+/// Puts the values of a checkpoint's tensors in place of those that the stage trains under the same names. Returns how many.
+///
+/// # Errors
+/// [`TrainerError::WeightShape`] when one has another shape.
+pub(super) fn put_checkpoint(state: &mut State, found: &Found) -> Result<usize, TrainerError> {
+    let mut taken = 0;
+    for array in &found.trainable {
+        let tensor = tensor_of(array);
+        if let Some(segment) = state.segments.iter().find(|segment| segment.name == array.name)
+            && segment.shape != tensor.size()
+        {
+            let expected = segment.shape.clone();
+            return Err(TrainerError::WeightShape { name: array.name.clone(), found: tensor.size(), expected });
+        }
+        taken += usize::from(state.set(&array.name, &tensor));
+    }
+    Ok(taken)
+}
