@@ -26,7 +26,9 @@ pub fn run(command: CheckpointsCommand, programs: &Programs) -> anyhow::Result<(
     let (result, _) = one_rank(words, programs, &Interrupts::watch()?)?;
     answer(&result, json)?;
     if result["ok"] == false {
-        bail!("a checkpoint is damaged; every file is named above. A launch passes it over and goes on from the one before");
+        bail!(
+            "a checkpoint is damaged; every file is named above. A launch passes it over and goes on from the one before"
+        );
     }
     Ok(())
 }

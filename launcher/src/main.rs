@@ -8,7 +8,9 @@ use anyhow::Context;
 use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
-use launcher::{bench_step, checkpoints, config, data, demo, eval, exit, launch, report, status, submit, verify, weights};
+use launcher::{
+    bench_step, checkpoints, config, data, demo, eval, exit, launch, report, status, submit, verify, weights,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use arguments::{
-    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand, Command, EvalCommand, ExportFormat, NamedConfig,
-    ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
+    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand, Command, EvalCommand,
+    ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};

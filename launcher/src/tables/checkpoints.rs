@@ -23,11 +23,24 @@ fn size(bytes: &Value) -> String {
 }
 
 fn listed(result: &Value) -> String {
-    let mut table = format!("{}\n  {:<16}{:>10}  {:<12}{:>12}{:>10}  where\n", text(&result["run"]), "stage", "step", "state", "size", "total");
+    let mut table = format!(
+        "{}\n  {:<16}{:>10}  {:<12}{:>12}{:>10}  where\n",
+        text(&result["run"]),
+        "stage",
+        "step",
+        "state",
+        "size",
+        "total"
+    );
     for row in list(&result["checkpoints"]) {
         let total = row["metrics"]["total"].as_f64().map_or_else(|| "-".to_owned(), |total| format!("{total:.4}"));
         let (stage, state, uri) = (text(&row["stage"]), text(&row["state"]), text(&row["uri"]));
-        let _ = writeln!(table, "  {stage:<16}{:>10}  {state:<12}{:>12}{total:>10}  {uri}", row["step"], size(&row["bytes"]));
+        let _ = writeln!(
+            table,
+            "  {stage:<16}{:>10}  {state:<12}{:>12}{total:>10}  {uri}",
+            row["step"],
+            size(&row["bytes"])
+        );
         if let Some(reason) = row["reason"].as_str() {
             let _ = writeln!(table, "    damaged: {reason}");
         }

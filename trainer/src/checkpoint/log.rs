@@ -1,6 +1,7 @@
 //! The run log: `log/00000000.json` …, each entry written once, by put-if-absent. The log decides who may write and
 //! which checkpoints exist; no clock is compared across machines.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bytes::Bytes;

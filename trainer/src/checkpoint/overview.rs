@@ -66,7 +66,8 @@ pub fn list(uri: &str) -> Result<Value> {
         rows[newest]["state"] = "newest".into();
     }
     let unfinished: Vec<String> = folders.keys().map(|folder| run.storage.uri(folder)).collect();
-    let unreadable: Vec<String> = log.unreadable().map(|(number, reason)| format!("log entry {number}: {reason}")).collect();
+    let unreadable: Vec<String> =
+        log.unreadable().map(|(number, reason)| format!("log entry {number}: {reason}")).collect();
     Ok(json!({
         "schema_version": 1, "task": "checkpoints_list", "run": run.uri(), "checkpoints": rows,
         "unfinished": unfinished, "unreadable": unreadable, "accepted_changes": log.changes(),

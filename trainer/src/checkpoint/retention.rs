@@ -54,12 +54,7 @@ impl Retention {
 }
 
 /// Deletes what nobody needs, and returns its folders: see [`superfluous`].
-pub(super) fn collect(
-    storage: &Storage,
-    log: &Log,
-    own: u64,
-    retention: Option<&Retention>,
-) -> Result<Vec<String>> {
+pub(super) fn collect(storage: &Storage, log: &Log, own: u64, retention: Option<&Retention>) -> Result<Vec<String>> {
     let folders = superfluous(storage, log, own, retention)?;
     folders.iter().try_for_each(|folder| storage.delete_folder(folder, MANIFEST))?;
     Ok(folders)
