@@ -2,7 +2,9 @@
 
 use anyhow::bail;
 
-use crate::cli::{CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs, WeightsCommand};
+use crate::cli::{
+    BenchCheckpointArgs, CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs, WeightsCommand,
+};
 use crate::eval::{answer, one_rank};
 use crate::ranks::{Interrupts, Programs};
 use crate::weights;
@@ -31,6 +33,17 @@ pub fn run(command: CheckpointsCommand, programs: &Programs) -> anyhow::Result<(
         );
     }
     Ok(())
+}
+
+/// `blip2 bench checkpoint`.
+///
+/// # Errors
+/// A rank that fails, or an interruption.
+pub fn bench(args: &BenchCheckpointArgs, programs: &Programs) -> anyhow::Result<()> {
+    let BenchCheckpointArgs { uri, preset, rounds, json } = args;
+    let words = ["bench-checkpoint", uri, "--preset", preset, "--rounds", &rounds.to_string()].map(str::to_owned);
+    let (result, _) = one_rank(words.to_vec(), programs, &Interrupts::watch()?)?;
+    answer(&result, *json)
 }
 
 fn prune(args: &PruneArgs) -> Vec<String> {

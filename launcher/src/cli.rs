@@ -98,6 +98,24 @@ pub enum BenchCommand {
     Data(BenchDataArgs),
     /// Take training steps of a model of middling size, with random weights and inputs, and time them.
     Step(BenchStepArgs),
+    /// Write and read checkpoints of a preset's stage 1, with random numbers, and time them.
+    Checkpoint(BenchCheckpointArgs),
+}
+
+/// `blip2 bench checkpoint`
+#[derive(Debug, Args)]
+pub struct BenchCheckpointArgs {
+    /// An empty folder to write to; a path or an object store's URI.
+    pub uri: String,
+    /// Whose stage 1.
+    #[arg(long, default_value = "vitg_opt2.7b")]
+    pub preset: String,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u64,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `blip2 bench data`

@@ -46,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Verify(VerifyCommand::Exactness(args)) => verify::exactness(&args, &programs()?),
         Command::Bench(BenchCommand::Data(args)) => data::bench::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args, &programs()?),
+        Command::Bench(BenchCommand::Checkpoint(args)) => checkpoints::bench(&args, &programs()?),
     }
 }
 

@@ -12,7 +12,7 @@ pub fn of(result: &Value) -> Option<String> {
         "retrieval" => Some(retrieval(result)),
         "caption" => Some(caption(result)),
         "describe" => descriptions(result),
-        task if task.starts_with("checkpoints_") => checkpoints::of(result),
+        task if task.starts_with("checkpoints_") || task == "bench_checkpoint" => checkpoints::of(result),
         "weights_inspect" => Some(tensors(result)),
         "weights_verify" => Some(differences(result)),
         "weights_import" | "weights_export" => Some(files(result)),

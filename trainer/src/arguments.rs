@@ -49,6 +49,20 @@ pub enum Command {
     Weights(WeightsCommand),
     /// Time training steps, with random weights and inputs.
     BenchStep(BenchStepArguments),
+    /// Time checkpoints of a preset's stage 1, with random numbers.
+    BenchCheckpoint(BenchCheckpointArguments),
+}
+
+#[derive(clap::Args)]
+pub struct BenchCheckpointArguments {
+    /// An empty folder; a path or an object store's URI.
+    pub uri: String,
+    /// Whose stage 1.
+    #[arg(long, default_value = "vitg_opt2.7b")]
+    pub preset: String,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
 }
 
 /// `blip2-rank bench-step`

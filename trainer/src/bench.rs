@@ -1,6 +1,8 @@
 //! `blip2-rank bench-step`: whole training steps, timed, of a model of middling size or of a published one. Weights and inputs
 //! are random numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
 
+pub mod checkpoint;
+
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -17,14 +17,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use arguments::{
-    Arguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand, Command, EvalCommand,
-    ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
+    Arguments, BenchCheckpointArguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand,
+    Command, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};
 use control::Control;
 use data_pipeline::synthetic::Split;
 use environment::Environment;
+use serde_json::Value;
 use tch::Device;
 use trainer::TrainerError;
 use trainer::activity::{Activity, Phase};
@@ -138,6 +139,10 @@ impl Job {
             Command::Checkpoints(command) => checkpoints(command, &self.claim),
             Command::Weights(command) => weights(command),
             Command::BenchStep(arguments) => bench_step(&arguments, self.ranks.as_ref()),
+            Command::BenchCheckpoint(BenchCheckpointArguments { uri, preset, rounds }) => {
+                let options = trainer::bench::checkpoint::Options { preset, uri, rounds };
+                answer(trainer::bench::checkpoint::measure(&options)?)
+            }
         }
     }
 
@@ -279,9 +284,7 @@ fn evaluate(command: EvalCommand) -> Result<()> {
         EvalCommand::Retrieval(_) => eval::retrieval(&request, Events::Json)?,
         EvalCommand::Caption(_) => eval::captions(&request, Events::Json)?,
     };
-    Events::Json.send(&Event::Result { result });
-    Events::Json.send(&Event::Done);
-    Ok(())
+    answer(result)
 }
 
 fn caption(arguments: &CaptionArguments) -> Result<()> {
@@ -297,9 +300,7 @@ fn caption(arguments: &CaptionArguments) -> Result<()> {
         })
         .collect();
     let result = serde_json::json!({ "schema_version": 1, "task": "describe", "images": images });
-    Events::Json.send(&Event::Result { result });
-    Events::Json.send(&Event::Done);
-    Ok(())
+    answer(result)
 }
 
 fn checkpoints(command: CheckpointsCommand, claim: &Claim) -> Result<()> {
@@ -313,6 +314,11 @@ fn checkpoints(command: CheckpointsCommand, claim: &Claim) -> Result<()> {
             overview::prune(&uri, &prune, claim, Events::Json)?
         }
     };
+    answer(result)
+}
+
+/// Hands a command's result to the launcher.
+fn answer(result: Value) -> Result<()> {
     Events::Json.send(&Event::Result { result });
     Events::Json.send(&Event::Done);
     Ok(())
@@ -332,9 +338,7 @@ fn weights(command: WeightsCommand) -> Result<()> {
             trainer::weights::export(&uri, run.as_ref(), format, &output)?
         }
     };
-    Events::Json.send(&Event::Result { result });
-    Events::Json.send(&Event::Done);
-    Ok(())
+    answer(result)
 }
 
 /// Ends the job when the launcher, which holds the other end of standard input, is gone.

@@ -1,9 +1,9 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
 mod drift;
-mod kept;
+pub(crate) mod kept;
 mod resume;
-mod saving;
+pub(crate) mod saving;
 mod start;
 
 use std::collections::BTreeMap;
@@ -124,6 +124,7 @@ impl<'a> Session<'a> {
             }
         }
         if let Some(lease) = lease {
+            session.saving.retain(&lease)?;
             let (stage_index, step) = session.position();
             let name = run.stages[stage_index - 1].name();
             let start = SessionStart::new(&lease.launch(), stage_index, name, step + 1);
@@ -207,7 +208,7 @@ impl<'a> Session<'a> {
         if let Some(writer) = &mut self.writer {
             writer.last_save = Instant::now();
         }
-        self.saving.forget_room();
+        self.saving.prepare(Copied::room(&state, slices, [self.ranks.rank(), self.ranks.world_size()]));
         if position.step > 0 {
             let found = self.resume.take().expect("invariant: a stage continues from a checkpoint");
             restore(&mut state, &found, slices)?;
@@ -378,10 +379,8 @@ impl<'a> Session<'a> {
             ledger,
             metrics: metrics.filter(|(_, value)| value.is_finite()).collect(),
         };
-        let place = [self.ranks.rank(), self.ranks.world_size()];
         let lease = self.writer.as_ref().map(|writer| &*writer.lease);
-        let make = || Copied::room(state, slices, place);
-        self.saving.start(about, (lease, self.ranks), make, |room| room.copy(state, slices))?;
+        self.saving.start(about, (lease, self.ranks), |room| room.copy(state, slices))?;
         self.writer.iter_mut().for_each(|writer| writer.last_save = Instant::now());
         Ok(())
     }

@@ -29,9 +29,9 @@ pub use patience::Patience;
 
 /// Objects above this size are sent and fetched in parts of it. A request must end within the store's request timeout
 /// (10 s), so a part has to pass at 1.6 MB/s; S3 allows 10,000 parts, so an object may have 156 GiB.
-const PART: u64 = 16 << 20;
+pub(crate) const PART: u64 = 16 << 20;
 /// Parts, or small objects, on their way at once.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 
 /// Whether an object that must not exist yet was written.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub fn of(result: &Value) -> Option<String> {
         "checkpoints_show" => Some(shown(result)),
         "checkpoints_verify" => Some(verified(result)),
         "checkpoints_prune" => Some(pruned(result)),
+        "bench_checkpoint" => Some(measured(result)),
         _ => None,
     }
 }
@@ -106,4 +107,22 @@ fn pruned(result: &Value) -> String {
         let _ = writeln!(table, "  nothing to delete");
     }
     table
+}
+
+fn measured(result: &Value) -> String {
+    let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    format!(
+        "{} of {} parameters, {}, medians of {} rounds\n  training stands still for {:.2} s, {:.2} of a copy of memory\n  \
+         written at {:.0} MB/s, {:.2} of plain puts\n  read at {:.0} MB/s, {:.2} of plain gets\n",
+        size(&result["bytes"]),
+        result["parameters"],
+        text(&result["store"]),
+        list(&result["rounds"]).count(),
+        number("stall_s"),
+        number("stall_ratio"),
+        number("write_mb_per_s"),
+        number("write_ratio"),
+        number("read_mb_per_s"),
+        number("read_ratio"),
+    )
 }

@@ -227,7 +227,7 @@ impl Lease {
     ///
     /// # Errors
     /// [`TrainerError::Fenced`], and errors of the store.
-    pub(super) fn delete(&self, folder: &str) -> Result<()> {
+    pub(crate) fn delete(&self, folder: &str) -> Result<()> {
         self.check()?;
         self.storage.delete_folder(folder, MANIFEST)
     }

@@ -17,7 +17,7 @@ pub(super) fn tensor_of(array: &NamedArray) -> Tensor {
 }
 
 /// Where the trained tensors lie, as checkpoints have it.
-pub(super) fn segments_of(state: &State) -> Vec<Segment> {
+pub(crate) fn segments_of(state: &State) -> Vec<Segment> {
     let segment = |segment: &state::Segment| Segment {
         name: segment.name.clone(),
         shape: segment.shape.iter().map(|axis| *axis as usize).collect(),
@@ -27,7 +27,7 @@ pub(super) fn segments_of(state: &State) -> Vec<Segment> {
 }
 
 /// A copy of what one rank writes of a training state: its share of the tensors, and the moments of the chunks of its slices.
-pub(super) struct Copied {
+pub(crate) struct Copied {
     /// Which part it is, of how many.
     place: [usize; 2],
     /// The tensors.
@@ -42,7 +42,7 @@ pub(super) struct Copied {
 
 impl Copied {
     /// Makes room for a rank's copies, in memory that a GPU writes to directly where the state is on one.
-    pub(super) fn room(state: &State, slices: &SliceMap<'_>, [rank, ranks]: [usize; 2]) -> Self {
+    pub(crate) fn room(state: &State, slices: &SliceMap<'_>, [rank, ranks]: [usize; 2]) -> Self {
         let room = |len: i64| {
             // Written once, so that a later copy finds its pages.
             let room = Tensor::zeros([len], (Kind::Float, Device::Cpu));
@@ -58,7 +58,7 @@ impl Copied {
     }
 
     /// Copies the state as it is now. Training waits for this, and for nothing else.
-    pub(super) fn copy(&mut self, state: &State, slices: &SliceMap<'_>) {
+    pub(crate) fn copy(&mut self, state: &State, slices: &SliceMap<'_>) {
         let held = (slices.own().start - state.own().start) as i64 * state.chunk_len();
         let len = self.exp_avg.size()[0];
         let of_moments = |moments: &Tensor| moments.narrow(0, held, len);

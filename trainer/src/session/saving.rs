@@ -25,7 +25,7 @@ use crate::storage::Patience;
 /// Where a rank is with its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// Nothing is being written.
     Idle = 0,
     /// Its part, or on rank 0 the commit, is on its way.
@@ -48,7 +48,7 @@ enum Doing {
 }
 
 /// What a rank knows of its checkpoints.
-pub(super) struct Saving {
+pub(crate) struct Saving {
     prefix: RunPrefix,
     retention: Retention,
     events: Events,
@@ -58,23 +58,23 @@ pub(super) struct Saving {
     stop: Arc<AtomicBool>,
     began: Instant,
     /// For metrics.
-    pub(super) counts: Counts,
+    pub(crate) counts: Counts,
 }
 
 /// What saving has cost so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Checkpoints that were due while the one before was being written.
-    pub(super) skipped: u64,
+    pub(crate) skipped: u64,
     /// How long training stood still for the last copy.
-    pub(super) copied_in: Option<Duration>,
+    pub(crate) copied_in: Option<Duration>,
     /// How long the last checkpoint took from its copy to its commit.
-    pub(super) committed_in: Option<Duration>,
+    pub(crate) committed_in: Option<Duration>,
 }
 
 impl Counts {
     /// Names and values for metrics.
-    pub(super) fn metrics(&self) -> Vec<(String, f64)> {
+    pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
         let mut values = Vec::new();
         if self.skipped > 0 {
             values.push(("checkpoint/skipped".to_owned(), self.skipped as f64));
@@ -87,7 +87,7 @@ impl Counts {
 }
 
 impl Saving {
-    pub(super) fn new(prefix: &RunPrefix, retention: Retention, events: Events) -> Result<Self, TrainerError> {
+    pub(crate) fn new(prefix: &RunPrefix, retention: Retention, events: Events) -> Result<Self, TrainerError> {
         Ok(Self {
             prefix: prefix.again()?,
             retention,
@@ -100,9 +100,9 @@ impl Saving {
         })
     }
 
-    /// A stage begins, whose state has another size.
-    pub(super) fn forget_room(&mut self) {
-        self.room = None;
+    /// A stage begins: its copies go to this room.
+    pub(crate) fn prepare(&mut self, room: Copied) {
+        self.room = Some(room);
     }
 
     /// Waits for stores, and says so.
@@ -111,22 +111,24 @@ impl Saving {
         Patience::until(Arc::clone(&self.stop), move |line| events.warning(&line))
     }
 
-    /// Begins a checkpoint. Every rank calls it, and none has one on its way. `make` gives room for the copy, `copy` fills it.
+    /// Begins a checkpoint. Every rank calls it, and none has one on its way. `copy` fills the room.
     ///
     /// # Errors
     /// When ranks cannot talk, or no thread can be started.
-    pub(super) fn start(
+    ///
+    /// # Panics
+    /// When no room was prepared.
+    pub(crate) fn start(
         &mut self,
         about: About,
         (lease, ranks): (Option<&Lease>, &dyn Collective),
-        make: impl FnOnce() -> Copied,
         copy: impl FnOnce(&mut Copied),
     ) -> Result<(), TrainerError> {
         let own = lease.map(|lease| lease.attempt(&about)).transpose()?;
         let text = own.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default();
         let attempt: Attempt = serde_json::from_str(&broadcast_text(ranks, &text)?)?;
         self.began = Instant::now();
-        let mut room = self.room.take().unwrap_or_else(make);
+        let mut room = self.room.take().expect("invariant: a stage begins with room for its copies");
         let since = Instant::now();
         copy(&mut room);
         self.counts.copied_in = Some(since.elapsed());
@@ -141,11 +143,19 @@ impl Saving {
         Ok(())
     }
 
+    /// Has the lease delete what is not to be kept, such as what an earlier launch was ended at.
+    ///
+    /// # Errors
+    /// [`TrainerError::Fenced`].
+    pub(crate) fn retain(&self, lease: &Lease) -> Result<(), TrainerError> {
+        retain(lease, &self.retention, self.events)
+    }
+
     /// Looks how far this rank is. A commit of rank 0 that has ended since the last look is handed to `committed`.
     ///
     /// # Errors
     /// Why a part, or the commit, could not be written.
-    pub(super) fn poll(&mut self, committed: impl FnOnce(Committed)) -> Result<Progress, TrainerError> {
+    pub(crate) fn poll(&mut self, committed: impl FnOnce(Committed)) -> Result<Progress, TrainerError> {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Nothing => Ok(Progress::Idle),
             Doing::Writing(save, thread) if thread.is_finished() => {
@@ -172,7 +182,7 @@ impl Saving {
     ///
     /// # Errors
     /// When ranks cannot talk, or no thread can be started.
-    pub(super) fn commit(&mut self, lease: Option<&Arc<Lease>>, ranks: &dyn Collective) -> Result<(), TrainerError> {
+    pub(crate) fn commit(&mut self, lease: Option<&Arc<Lease>>, ranks: &dyn Collective) -> Result<(), TrainerError> {
         let Doing::Written(save, record) = std::mem::replace(&mut self.doing, Doing::Nothing) else { return Ok(()) };
         let texts = gather_texts(ranks, &serde_json::to_string(&record)?)?;
         let Some(lease) = lease.map(Arc::clone) else { return Ok(()) };
@@ -180,11 +190,7 @@ impl Saving {
         let (patience, retention, events) = (self.patience(), self.retention.clone(), self.events);
         let commit = move || {
             let committed = lease.commit_parts(&save.attempt, save.about, parts, &patience)?;
-            match lease.retain(&retention) {
-                Ok(_) => {}
-                Err(error @ TrainerError::Fenced { .. }) => return Err(error),
-                Err(error) => events.warning(&format!("older checkpoints stay until the next one is written: {error}")),
-            }
+            retain(&lease, &retention, events)?;
             Ok(committed)
         };
         self.doing = Doing::Committing(spawn("commit", commit)?);
@@ -196,6 +202,18 @@ impl Drop for Saving {
     fn drop(&mut self) {
         // Threads that wait for a store end; what they wrote is an orphan until the next launch.
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A failure costs space and is tried again after the next commit.
+fn retain(lease: &Lease, retention: &Retention, events: Events) -> Result<(), TrainerError> {
+    match lease.retain(retention) {
+        Ok(_) => Ok(()),
+        Err(error @ TrainerError::Fenced { .. }) => Err(error),
+        Err(error) => {
+            events.warning(&format!("older checkpoints stay until the next one is written: {error}"));
+            Ok(())
+        }
     }
 }
 
