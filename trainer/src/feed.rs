@@ -92,9 +92,12 @@ impl Feed {
         for skipped in &batch.skipped {
             let line = json!({ "stage": self.stage, "step": batch.step + 1, "slice": batch.slice,
                 "source": self.names[skipped.source], "place": skipped.place, "reason": skipped.reason });
-            file.append(format!("{line}\n").as_bytes())?;
+            file.append(format!("{line}\n").as_bytes());
         }
-        file.flush()?;
+        match file.flush() {
+            Err(error) if !SegmentFile::may_heal(&error) => return Err(error),
+            _ => {}
+        }
         Ok(batch)
     }
 

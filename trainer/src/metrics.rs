@@ -91,19 +91,20 @@ impl MetricsWriter {
     }
 
     /// Makes all records visible to readers; in an object store at most every 30 s, when all of the launch's records
-    /// are sent anew. A store that does not answer leads to one warning ([`Self::take_warning`]) and to later tries.
+    /// are sent anew. A store that does not answer and a full disk lead to one warning ([`Self::take_warning`]) and to later
+    /// tries.
     ///
     /// # Errors
     /// [`TrainerError::File`].
     pub fn flush(&mut self) -> Result<()> {
         match self.lines.flush() {
             Ok(()) => self.unsent = false,
-            Err(TrainerError::Store(error)) if self.unsent => drop(error),
-            Err(TrainerError::Store(error)) => {
+            Err(error) if !SegmentFile::may_heal(&error) => return Err(error),
+            Err(_) if self.unsent => {}
+            Err(error) => {
                 self.unsent = true;
-                self.warning = Some(format!("metrics could not be sent, which is tried again: {error}"));
+                self.warning = Some(format!("metrics could not be written, which is tried again: {error}"));
             }
-            Err(error) => return Err(error),
         }
         if let Events::Open { writer, .. } = &mut self.events {
             let flushed = writer.flush();
@@ -130,7 +131,9 @@ impl MetricsWriter {
     }
 
     fn keep_going(&mut self, result: Result<()>) {
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !SegmentFile::may_heal(&error)
+        {
             self.events = Events::Off;
             self.warning = Some(format!(
                 "TensorBoard files are not written any more: {error}. Training goes on; metrics/*.jsonl has all values"
@@ -169,7 +172,8 @@ impl MetricsWriter {
 fn append_line(lines: &mut SegmentFile, line: &impl serde::Serialize) -> Result<()> {
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
-    lines.append(&bytes)
+    lines.append(&bytes);
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! A file that grows: one launch's part of the metrics, on a path or in an object store.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,8 +14,9 @@ use crate::storage::{Storage, local_path};
 /// records are 3 MB.
 const UPLOAD_EVERY: Duration = Duration::from_secs(30);
 
-/// A growing file. On a path, bytes are appended. Objects cannot be appended: there the segment is held in memory and
-/// sent as a whole, at most every 30 s and when it is finished or dropped. A killed process loses what was not sent.
+/// A growing file. On a path, bytes are appended; what a full disk does not take stays in memory until it does. Objects
+/// cannot be appended: there the segment is held in memory and sent as a whole, at most every 30 s and when it is finished
+/// or dropped. A killed process loses what was not sent.
 #[derive(Debug)]
 pub struct SegmentFile {
     uri: String,
@@ -24,8 +25,29 @@ pub struct SegmentFile {
 
 #[derive(Debug)]
 enum Target {
-    Local(BufWriter<File>),
+    Local(Appended),
     Remote(Upload),
+}
+
+/// A file on a path, and what is not in it yet.
+#[derive(Debug)]
+struct Appended {
+    file: File,
+    unwritten: Vec<u8>,
+}
+
+impl Appended {
+    fn flush(&mut self) -> std::io::Result<()> {
+        while !self.unwritten.is_empty() {
+            match self.file.write(&self.unwritten) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => _ = self.unwritten.drain(..written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A segment on its way to an object store.
@@ -68,20 +90,16 @@ impl SegmentFile {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let file = File::options().append(true).create(true).open(&path).map_err(failed)?;
-        Ok(Self { target: Target::Local(BufWriter::new(file)), uri })
+        Ok(Self { target: Target::Local(Appended { file, unwritten: Vec::new() }), uri })
     }
 
-    /// Adds bytes; they may stay in memory until [`Self::flush`].
-    ///
-    /// # Errors
-    /// [`TrainerError::File`].
-    pub fn append(&mut self, more: &[u8]) -> Result<()> {
+    /// Adds bytes; they stay in memory until [`Self::flush`].
+    pub fn append(&mut self, more: &[u8]) {
         match &mut self.target {
-            Target::Local(file) => file.write_all(more).map_err(|source| self.failed(source)),
+            Target::Local(file) => file.unwritten.extend_from_slice(more),
             Target::Remote(upload) => {
                 upload.bytes.extend_from_slice(more);
                 upload.unsent = true;
-                Ok(())
             }
         }
     }
@@ -106,6 +124,18 @@ impl SegmentFile {
         match &mut self.target {
             Target::Local(file) => file.flush().map_err(|source| self.failed(source)),
             Target::Remote(upload) => upload.send(),
+        }
+    }
+
+    /// Whether an error of a flush may heal by itself, so that a later flush has everything: a store that does not answer, a
+    /// disk that is full.
+    pub fn may_heal(error: &TrainerError) -> bool {
+        match error {
+            TrainerError::Store(_) => true,
+            TrainerError::File { source, .. } => {
+                matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            }
+            _ => false,
         }
     }
 

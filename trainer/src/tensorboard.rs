@@ -87,6 +87,7 @@ impl EventWriter {
         let message = event.write_to_bytes().map_err(|error| failed(std::io::Error::other(error)))?;
         let mut record = Vec::with_capacity(message.len() + 16);
         RecordWriter::new(&mut record).write(&message).map_err(failed)?;
-        self.file.append(&record)
+        self.file.append(&record);
+        Ok(())
     }
 }
