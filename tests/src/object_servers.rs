@@ -44,6 +44,8 @@ impl ObjectServer {
         let program = peers_python(test)?.with_file_name("moto_server");
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", "0"]);
+        // Parts of a tiny model's checkpoints are smaller than S3's 5 MiB.
+        command.env("S3_UPLOAD_PART_MIN_SIZE", "1");
         Some(Self::start(Kind::S3, command))
     }
 
@@ -104,11 +106,8 @@ impl ObjectServer {
         }
     }
 
-    /// Runs a program for which this server's scheme means `address`: the server itself, or a proxy in front of it.
-    ///
-    /// # Panics
-    /// When the program cannot be started.
-    pub fn run_through(&self, address: SocketAddr, program: &Path, arguments: &[&str]) -> Output {
+    /// A program for which this server's scheme means `address`: the server itself, or a proxy in front of it.
+    pub fn command_through(&self, address: SocketAddr, program: &Path, arguments: &[&str]) -> Command {
         let endpoint = format!("http://{address}");
         let mut command = Command::new(program);
         command.args(arguments);
@@ -121,6 +120,15 @@ impl ObjectServer {
                 .env("AWS_ALLOW_HTTP", "true"),
             Kind::Azure => command.env("AZURE_STORAGE_USE_EMULATOR", "true").env("AZURITE_BLOB_STORAGE_URL", endpoint),
         };
+        command
+    }
+
+    /// Runs [`Self::command_through`].
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn run_through(&self, address: SocketAddr, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.command_through(address, program, arguments);
         command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"))
     }
 
