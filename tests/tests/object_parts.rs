@@ -15,12 +15,18 @@ use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{all_output, built};
 
 const PART_BYTES: u64 = 65_536;
-/// Parts of the object, the last one not full.
+/// Parts of the object that is written through an outage: more than are sent at once.
 const NUM_PARTS: u64 = 20;
-const BYTES: u64 = NUM_PARTS * PART_BYTES - 1000;
+/// Parts of the objects whose writers are killed: each change costs several processes.
+const FEW_PARTS: u64 = 4;
 /// An outage must end a request within this time; a server on a busy machine takes a while.
 const LIMIT: Duration = Duration::from_secs(60);
 const SIGKILL: i32 = 9;
+
+/// The size of an object of so many parts, the last one not full.
+fn bytes(num_parts: u64) -> String {
+    (num_parts * PART_BYTES - 1000).to_string()
+}
 
 /// A place to write to.
 enum Store<'s> {
@@ -52,8 +58,7 @@ impl Store<'_> {
     }
 
     fn write(&self, run: &str, disturbance: Option<&str>) -> Output {
-        let bytes = BYTES.to_string();
-        let mut command = self.work(&["write", &self.uri(run), "step/file", &bytes]);
+        let mut command = self.work(&["write", &self.uri(run), "step/file", &bytes(FEW_PARTS)]);
         if let Some(disturbance) = disturbance {
             command.env("BLIP2_TEST_STORE", disturbance);
         }
@@ -73,7 +78,7 @@ impl Store<'_> {
         assert!(undisturbed.status.success(), "{}", all_output(&undisturbed));
         let sums = undisturbed.stdout;
         let changes = std::fs::read_to_string(notes.path()).unwrap().lines().count();
-        assert_eq!(changes as u64, NUM_PARTS + 2, "begin, parts and end");
+        assert_eq!(changes as u64, FEW_PARTS + 2, "begin, parts and end");
         let moments: &[&str] =
             if matches!(self, Self::Path(_)) { &["before", "half", "after"] } else { &["before", "after"] };
         let mut stand = 0;
@@ -102,7 +107,7 @@ impl Store<'_> {
 fn outages_cost_only_what_is_missing(server: &ObjectServer, begins_uploads: bool) {
     let store = Store::Server(server);
     let gate = Gate::start(server.address(), 6);
-    let (uri, bytes) = (store.uri("outage"), BYTES.to_string());
+    let (uri, bytes) = (store.uri("outage"), bytes(NUM_PARTS));
     let program = built("examples/store_work");
     let mut command = server.command_through(gate.address(), &program, &["write", &uri, "step/file", &bytes]);
     command.env("BLIP2_TEST_PART_BYTES", PART_BYTES.to_string()).env("BLIP2_TEST_BACKOFF_MS", "50");
