@@ -25,7 +25,7 @@ pub struct SegmentFile {
 #[derive(Debug)]
 enum Target {
     Local(BufWriter<File>),
-    Remote(Upload),
+    Remote(Box<Upload>),
 }
 
 /// A segment on its way to an object store.
@@ -61,7 +61,7 @@ impl SegmentFile {
             let storage = Storage::at(output.clone())?;
             let bytes = storage.read(name)?.map(|bytes| bytes.to_vec()).unwrap_or_default();
             let upload = Upload { storage, name: name.to_owned(), bytes, unsent: false, tried: None };
-            return Ok(Self { uri, target: Target::Remote(upload) });
+            return Ok(Self { uri, target: Target::Remote(Box::new(upload)) });
         };
         let failed = |source| TrainerError::File { path: uri.clone(), action: "create", source };
         if let Some(folder) = path.parent() {
