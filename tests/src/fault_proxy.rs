@@ -156,7 +156,11 @@ fn reset(connection: &TcpStream) -> io::Result<()> {
 }
 
 /// Asks the server over the connection that is open, or a new one when that has ended meanwhile.
-fn ask(address: SocketAddr, open: &mut Option<BufReader<TcpStream>>, request: &Message) -> io::Result<Message> {
+pub(crate) fn ask(
+    address: SocketAddr,
+    open: &mut Option<BufReader<TcpStream>>,
+    request: &Message,
+) -> io::Result<Message> {
     let (method, _) = request.target();
     let reused = open.is_some();
     let mut server = match open.take() {

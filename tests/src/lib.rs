@@ -5,6 +5,7 @@ pub mod blip2;
 pub mod broken;
 pub mod connections;
 pub mod fault_proxy;
+pub mod gate;
 pub mod http;
 pub mod object_servers;
 pub mod programs;

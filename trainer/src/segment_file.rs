@@ -26,7 +26,7 @@ pub struct SegmentFile {
 #[derive(Debug)]
 enum Target {
     Local(Appended),
-    Remote(Upload),
+    Remote(Box<Upload>),
 }
 
 /// A file on a path, and what is not in it yet.
@@ -83,7 +83,7 @@ impl SegmentFile {
             let storage = Storage::at(output.clone())?;
             let bytes = storage.read(name)?.map(|bytes| bytes.to_vec()).unwrap_or_default();
             let upload = Upload { storage, name: name.to_owned(), bytes, unsent: false, tried: None };
-            return Ok(Self { uri, target: Target::Remote(upload) });
+            return Ok(Self { uri, target: Target::Remote(Box::new(upload)) });
         };
         let failed = |source| TrainerError::File { path: uri.clone(), action: "create", source };
         if let Some(folder) = path.parent() {

@@ -13,8 +13,8 @@ use object_store::memory::InMemory;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartId, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// Shared by all that talk to the store; the counters say when it fails.
@@ -27,12 +27,29 @@ pub(crate) struct FaultyStore {
     lost: Arc<AtomicUsize>,
     /// Objects written so far.
     writes: Arc<AtomicUsize>,
+    /// Parts that were taken so far.
+    parts: Arc<AtomicUsize>,
+    /// Uploads begun so far.
+    uploads: Arc<AtomicUsize>,
+    /// Parts that are answered with "no such upload".
+    forgotten: Arc<AtomicUsize>,
+    /// Reads of ranges whose first byte comes wrong.
+    damaged: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
     pub(crate) fn new() -> Self {
         let left = Arc::new(AtomicI64::new(-1));
-        Self { inner: Arc::new(InMemory::new()), left, lost: Arc::default(), writes: Arc::default() }
+        Self {
+            inner: Arc::new(InMemory::new()),
+            left,
+            lost: Arc::default(),
+            writes: Arc::default(),
+            parts: Arc::default(),
+            uploads: Arc::default(),
+            forgotten: Arc::default(),
+            damaged: Arc::default(),
+        }
     }
 
     /// A run in this store.
@@ -56,6 +73,31 @@ impl FaultyStore {
     /// Objects written so far.
     pub(crate) fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
+    }
+
+    /// Parts that were taken so far.
+    pub(crate) fn parts(&self) -> usize {
+        self.parts.load(Ordering::SeqCst)
+    }
+
+    /// Uploads begun so far.
+    pub(crate) fn uploads(&self) -> usize {
+        self.uploads.load(Ordering::SeqCst)
+    }
+
+    /// Answers the next parts with "no such upload".
+    pub(crate) fn forget_uploads(&self, parts: usize) {
+        self.forgotten.store(parts, Ordering::SeqCst);
+    }
+
+    /// Makes the first byte of the next ranges that are read wrong.
+    pub(crate) fn damage_reads(&self, reads: usize) {
+        self.damaged.store(reads, Ordering::SeqCst);
+    }
+
+    /// Counts a counter down; whether it was above zero.
+    fn takes_one(counter: &AtomicUsize) -> bool {
+        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     }
 
     fn broken() -> object_store::Error {
@@ -87,8 +129,7 @@ impl ObjectStore for FaultyStore {
         self.change()?;
         let result = self.inner.put_opts(location, payload, options).await;
         self.writes.fetch_add(1, Ordering::SeqCst);
-        let lose = |lost: usize| lost.checked_sub(1);
-        if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
+        if Self::takes_one(&self.lost) {
             return Err(Self::broken());
         }
         result
@@ -105,7 +146,18 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.alive()?;
-        self.inner.get_opts(location, options).await
+        let is_range = options.range.is_some();
+        let mut got = self.inner.get_opts(location, options).await?;
+        if is_range && Self::takes_one(&self.damaged) {
+            let range = got.range.clone();
+            let (meta, attributes, extensions) = (got.meta.clone(), got.attributes.clone(), got.extensions.clone());
+            let mut bytes = got.bytes().await?.to_vec();
+            bytes[0] ^= 1;
+            let stream = futures::stream::once(async { Ok(bytes.into()) }).boxed();
+            let payload = GetResultPayload::Stream(stream);
+            got = GetResult { payload, meta, range, attributes, extensions };
+        }
+        Ok(got)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -136,17 +188,27 @@ impl ObjectStore for FaultyStore {
 impl MultipartStore for FaultyStore {
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId> {
         self.change()?;
+        self.uploads.fetch_add(1, Ordering::SeqCst);
         self.inner.create_multipart(path).await
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, part_idx: usize, data: PutPayload) -> Result<PartId> {
         self.change()?;
+        if Self::takes_one(&self.forgotten) {
+            return Err(object_store::Error::NotFound { path: path.to_string(), source: "NoSuchUpload".into() });
+        }
+        self.parts.fetch_add(1, Ordering::SeqCst);
         self.inner.put_part(path, id, part_idx, data).await
     }
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
         self.change()?;
-        self.inner.complete_multipart(path, id, parts).await
+        let completed = self.inner.complete_multipart(path, id, parts).await;
+        if Self::takes_one(&self.lost) {
+            return Err(Self::broken());
+        }
+        // As servers say it.
+        completed.map_err(|source| object_store::Error::NotFound { path: path.to_string(), source: source.into() })
     }
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {

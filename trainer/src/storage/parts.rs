@@ -24,6 +24,9 @@ const MOST_UPLOADS: u32 = 8;
 /// How long a failed write tries to clean up.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
+/// Bytes whose hashing takes many times as long as a thread's start.
+const WORTH_A_THREAD: usize = 1 << 20;
+
 /// Bytes that can be read again, at any place, while they are written.
 pub trait Content: Sync {
     /// How many.
@@ -91,9 +94,14 @@ impl Sums {
         Self { whole: Sha256::new(), parts: Vec::new() }
     }
 
+    /// Adds the next part; of a large one both sums are taken at the same time.
     fn add(&mut self, part: &[u8]) {
-        self.whole.update(part);
-        self.parts.push(hex(&Sha256::digest(part)));
+        let sum = std::thread::scope(|scope| {
+            let other = (part.len() >= WORTH_A_THREAD).then(|| scope.spawn(|| Sha256::digest(part)));
+            self.whole.update(part);
+            other.map_or_else(|| Sha256::digest(part), |sum| sum.join().expect("invariant: hashing does not panic"))
+        });
+        self.parts.push(hex(&sum));
     }
 
     fn finish(self, size: u64, part_bytes: u64) -> Hashed {
