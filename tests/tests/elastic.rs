@@ -26,6 +26,8 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
     let output = shared.join("elastic");
     for (place, ranks) in WORLDS.iter().enumerate() {
         let mut command = launch(&output, shared, *ranks);
+        // What --ranks is the most of.
+        command.args(["--set", "cluster.ranks_per_node=4"]);
         if place + 1 == WORLDS.len() {
             let ended = run_within(300, &command);
             assert!(ended.status.success(), "{}", all_output(&ended));
@@ -129,7 +131,10 @@ fn a_store_that_is_gone_for_a_while_is_waited_for() {
         let ended = rank(&output.display().to_string()).env("BLIP2_TEST_STORE", plan).output().unwrap();
         let said = all_output(&ended);
         assert!(ended.status.success(), "{plan}: {said}");
-        assert!(said.contains("warning: ") && said.contains(words) && said.contains("works again after"), "{plan}: {said}");
+        assert!(
+            said.contains("warning: ") && said.contains(words) && said.contains("works again after"),
+            "{plan}: {said}"
+        );
         assert_same(plan, &trained(&output), expected);
     }
 }
