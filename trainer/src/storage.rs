@@ -71,11 +71,6 @@ impl Storage {
         Ok(Self { root, runtime })
     }
 
-    /// Another access to the same folder, for a thread of its own.
-    pub(crate) fn reopened(&self) -> Result<Self> {
-        Self::at(self.root.clone())
-    }
-
     /// The place of something in the folder.
     #[cfg(test)]
     pub(crate) fn place(&self, name: &str) -> Location {
