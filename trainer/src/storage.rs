@@ -132,11 +132,6 @@ impl Storage {
         })
     }
 
-    /// Another access to the same folder, for a thread of its own.
-    pub(crate) fn reopened(&self) -> Result<Self> {
-        Self::at(self.root.clone())
-    }
-
     /// The place of something in the folder.
     #[cfg(test)]
     pub(crate) fn place(&self, name: &str) -> Location {

@@ -79,8 +79,7 @@ impl Found {
     /// # Errors
     /// A store that fails.
     pub async fn read(output: &Location) -> Result<Self> {
-        let mut found = Self::default();
-        found.config = run_config::in_force(output).await?;
+        let mut found = Self { config: run_config::in_force(output).await?, ..Self::default() };
         for (entry, _) in output.child("log").list(".json").await? {
             // One that retention removed since the listing, or that another version wrote, is passed over.
             let bytes = entry.read_if_there().await?.unwrap_or_default();

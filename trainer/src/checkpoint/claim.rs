@@ -97,9 +97,9 @@ pub(super) fn claim(
             }
         }
         let epoch = seen.next_epoch();
-        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver(taken));
+        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver(Box::new(taken)));
         if let Appended::Done = log::append(storage, seen.next(), &entry)? {
-            let heart = Heart::start(storage, (epoch, &nonce), claim.holder.clone(), claim.rhythm.every)?;
+            let heart = Heart::start(storage, (epoch, &nonce), claim.holder.clone(), claim.rhythm.every);
             return Lease::begin(storage, epoch, nonce, seen.next() + 1, Some(heart));
         }
     }

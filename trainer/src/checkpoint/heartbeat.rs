@@ -1,6 +1,7 @@
 //! `heartbeat.json`: the holder of a run counts in it, so that others see that it lives. Advisory: the log alone decides
 //! who may write, and no clock is compared across machines.
 
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -72,12 +73,10 @@ pub(super) struct Heart {
 
 impl Heart {
     /// Begins to beat. Failures of the store are passed over: the next beat tries again, and the log does not depend on
-    /// them.
-    ///
-    /// # Errors
-    /// When the thread's access to the store cannot be set up.
-    pub(super) fn start(storage: &Storage, of: (u64, &str), holder: Holder, every: Duration) -> Result<Self> {
-        let storage = storage.reopened()?;
+    /// them. The access to the store is shared: one of its own on the same client would be handed connections that only
+    /// move while the other one is used.
+    pub(super) fn start(storage: &Arc<Storage>, of: (u64, &str), holder: Holder, every: Duration) -> Self {
+        let storage = storage.clone();
         let mut beat =
             Beat { format_version: FORMAT_VERSION, epoch: of.0, nonce: of.1.to_owned(), holder, beat: 0, left: false };
         let (leave, to_leave) = channel::<()>();
@@ -92,7 +91,7 @@ impl Heart {
             }
         };
         let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(beats);
-        Ok(Self { leave: Some(leave), thread: thread.ok() })
+        Self { leave: Some(leave), thread: thread.ok() }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn take_over(storage: &Arc<Storage>, holder: Holder) -> Result<Lease>
         let seen = Log::read(storage)?;
         let epoch = seen.next_epoch();
         let taken = TakeOver { holder: holder.clone(), ..TakeOver::default() };
-        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver(taken));
+        let entry = Entry::new(epoch, nonce.clone(), Event::TakeOver(Box::new(taken)));
         if let Appended::Done = log::append(storage, seen.next(), &entry)? {
             return Lease::begin(storage, epoch, nonce, seen.next() + 1, None);
         }

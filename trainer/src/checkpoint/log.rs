@@ -36,7 +36,7 @@ pub(super) struct Entry {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Event {
     /// A process took over the run.
-    TakeOver(TakeOver),
+    TakeOver(Box<TakeOver>),
     /// A checkpoint exists from now on.
     Commit(CommitRecord),
     /// A checkpoint does not verify: nobody continues from it any more, and its files stay for people to look at.
@@ -180,7 +180,7 @@ impl Log {
 
     fn take_overs(&self) -> impl DoubleEndedIterator<Item = (u64, &Entry, &TakeOver)> {
         self.entries.iter().filter_map(|(number, entry)| match entry {
-            Ok(entry @ Entry { event: Event::TakeOver(taken), .. }) => Some((*number, entry, taken)),
+            Ok(entry @ Entry { event: Event::TakeOver(taken), .. }) => Some((*number, entry, taken.as_ref())),
             _ => None,
         })
     }

@@ -245,7 +245,7 @@ mod tests {
             ("model.qformer.hidden_dim=192", "shape"),
             ("model.qformer.num_query_tokens=3", "shape"),
             ("model.language_model.depth=1", "shape"),
-            ("stages[0].slices=2", "moments"),
+            ("stages[0].slices=4", "moments"),
             ("stages[0].name=other", "found by it"),
         ] {
             let key = set.split_once('=').unwrap().0;

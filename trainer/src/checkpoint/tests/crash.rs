@@ -54,7 +54,7 @@ fn a_deletion_that_is_killed_anywhere_harms_no_checkpoint_that_stays() {
 }
 
 fn taken_over() -> log::Event {
-    log::Event::TakeOver(log::TakeOver { holder: holder("a"), ..log::TakeOver::default() })
+    log::Event::TakeOver(Box::new(log::TakeOver { holder: holder("a"), ..log::TakeOver::default() }))
 }
 
 #[test]
