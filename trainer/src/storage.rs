@@ -12,7 +12,7 @@ mod tests;
 mod verified;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use data_pipeline::error::DataError;
@@ -20,6 +20,8 @@ use data_pipeline::store::Location;
 use futures::{StreamExt, TryStreamExt};
 use object_store::multipart::MultipartStore;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, WriteMultipart};
+
+use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Result, TrainerError};
 use disturbed::Disturbance;
@@ -75,7 +77,7 @@ impl Upload<'_> {
 #[derive(Debug)]
 pub struct Storage {
     root: Location,
-    runtime: tokio::runtime::Runtime,
+    runtime: &'static Runtime,
     /// Bytes of the parts of hashed objects; larger for those that would have too many.
     part_bytes: u64,
     disturbance: Option<Disturbance>,
@@ -310,8 +312,16 @@ impl Storage {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)
+/// What drives the exchanges of all storages of this process. Its thread goes on between calls: clones of a place share the
+/// connections of one client, and a connection that nobody drives would leave the next who is given it waiting for ever.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let made = Builder::new_multi_thread().worker_threads(1).thread_name("storage").enable_all().build();
+    let made = made.map_err(TrainerError::Runtime)?;
+    Ok(RUNTIME.get_or_init(|| made))
 }
 
 /// The path of a place on this machine's file system, or `None` for another store.

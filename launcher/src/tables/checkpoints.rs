@@ -39,7 +39,7 @@ fn listed(result: &Value) -> String {
         let _ = writeln!(
             table,
             "  {stage:<16}{:>10}  {state:<12}{:>12}{total:>10}  {uri}",
-            row["step"],
+            row["step"].to_string(),
             size(&row["bytes"])
         );
         if let Some(reason) = row["reason"].as_str() {

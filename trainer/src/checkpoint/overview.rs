@@ -9,7 +9,7 @@ use super::manifest::MANIFEST;
 use super::retention::{self, Retention};
 use super::{Claim, RunPrefix, Stored, Terms, open_stored};
 use crate::error::{Result, TrainerError};
-use crate::events::{Event, Events};
+use crate::events::Events;
 
 /// Which checkpoints stay, where it is not as the run's config says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,20 +117,8 @@ pub fn verify(uri: &str, all: bool, events: Events) -> Result<Value> {
             Ok(stored) => {
                 let total: u64 = stored.files().map(|(_, size)| size).sum();
                 let about = stored.about();
-                let what = format!("verifying {uri}, {} MiB", total >> 20);
-                events.send(&Event::Phase { name: "verify".to_owned(), what, steps: total });
-                let mut done = 0;
-                let problems = stored.verify(|_, size| {
-                    done += size;
-                    events.send(&Event::Progress {
-                        name: "verify".to_owned(),
-                        step: done,
-                        steps: total,
-                        losses: serde_json::Map::new(),
-                        lr: None,
-                        images_per_s: None,
-                    });
-                })?;
+                events.message(format!("verifying {uri}, {} MiB", total >> 20));
+                let problems = stored.verify()?;
                 (Some((about.stage.clone(), about.step)), total, problems)
             }
             Err(TrainerError::BadCheckpoint { uri, reason }) => (None, 0, vec![format!("{uri}: {reason}")]),

@@ -155,7 +155,7 @@ impl Stored {
     ///
     /// # Errors
     /// Errors of the store.
-    pub fn verify(&self, mut progress: impl FnMut(&str, u64)) -> Result<Vec<String>> {
+    pub fn verify(&self) -> Result<Vec<String>> {
         let mut reasons = Vec::new();
         for (name, file) in &self.manifest.files {
             match self.read_parts(name, file, 0..file.parts.len(), &mut |_, _| {}) {
@@ -163,7 +163,6 @@ impl Stored {
                 Err(TrainerError::BadCheckpoint { uri, reason }) => reasons.push(format!("{uri}: {reason}")),
                 Err(error) => return Err(error),
             }
-            progress(name, file.size);
         }
         Ok(reasons)
     }
