@@ -42,6 +42,7 @@ pub fn may_go_better(error: &anyhow::Error) -> bool {
                 | TrainerError::MissingWeight { .. }
                 | TrainerError::WeightShape { .. }
                 | TrainerError::NoUsableCheckpoint { .. }
+                | TrainerError::NoPutIfAbsent { .. }
         )
     );
     !is_final && code_of(error) == crate::ERROR

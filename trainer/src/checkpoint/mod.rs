@@ -168,7 +168,7 @@ impl RunPrefix {
     /// a holder may be silent where nothing else shows that it has gone; `say` is told so.
     ///
     /// # Errors
-    /// [`TrainerError::Held`] when the holder lives, what `decide` says, [`TrainerError::LogBusy`], and errors of the store.
+    /// [`TrainerError::NoPutIfAbsent`] when the store overwrites what it is not to; [`TrainerError::Held`] when the holder lives, what `decide` says, [`TrainerError::LogBusy`], and errors of the store.
     pub fn claim(
         &self,
         claim: &Claim,
@@ -176,6 +176,7 @@ impl RunPrefix {
         decide: &mut dyn FnMut(Option<&Standing>) -> Result<Terms>,
         say: &mut dyn FnMut(String),
     ) -> Result<Lease> {
+        self.storage.check_put_if_absent()?;
         claim::claim(&self.storage, claim, config, decide, say)
     }
 
