@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{all_output, built};
@@ -96,30 +97,45 @@ impl Store<'_> {
         (changes, self.trained("whole"))
     }
 
-    /// Cuts a run off at each of these changes, and goes on. Gives the number of cuts that met something.
+    /// Cuts a run off at each of these changes, two runs at a time, and goes on. Gives the number of cuts that met something.
     fn cut(&self, points: &[usize], kinds: &[&str]) -> usize {
         let (changes, whole) = self.changes();
-        let mut cuts = 0;
-        for point in points.iter().filter(|point| **point <= changes.len()) {
-            for kind in kinds {
-                let name = format!("cut-{point}-{kind}");
-                let cut = self.train(&name, Some(&format!("cut:{point}:{kind}")));
-                let what =
-                    format!("cut {kind} change {point} of {}, in a whole run {}", changes.len(), changes[point - 1]);
-                // The heart beats when it beats: the last changes may not come.
-                if cut.status.signal() != Some(9) {
-                    assert!(cut.status.success(), "{what}: {}", all_output(&cut));
-                    continue;
-                }
-                cuts += 1;
-                let resumed = self.train(&name, None);
-                assert!(resumed.status.success(), "{what}: {}", all_output(&resumed));
-                assert_eq!(self.trained(&name), whole, "{what}");
-                self.assert_is_clean(&name, &what);
-                let _left = fs::remove_dir_all(self.folder.join(&name));
+        let is_bytes = |change: &String| ["put", "create", "part"].iter().any(|kind| change.starts_with(kind));
+        let cuts = points.iter().flat_map(|point| kinds.iter().map(move |kind| (*point, *kind)));
+        // Nothing else has a half.
+        let cuts: Vec<(usize, &str)> =
+            cuts.filter(|(point, kind)| *kind != "half" || changes.get(point - 1).is_some_and(is_bytes)).collect();
+        let (changes, whole, next, met) = (&changes, &whole, &AtomicUsize::new(0), &AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while let Some((point, kind)) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        met.fetch_add(usize::from(self.cut_at(*point, kind, changes, whole)), Ordering::Relaxed);
+                    }
+                });
             }
+        });
+        met.load(Ordering::Relaxed)
+    }
+
+    /// One cut. The heart beats when it beats, so that the last changes of a run may not come: false then.
+    fn cut_at(&self, point: usize, kind: &str, changes: &[String], whole: &BTreeMap<String, String>) -> bool {
+        let name = format!("cut-{point}-{kind}");
+        let cut = self.train(&name, Some(&format!("cut:{point}:{kind}")));
+        let planned = changes.get(point - 1).map_or("nothing", String::as_str);
+        let what = format!("cut {kind} change {point} of {}, in a whole run {planned}", changes.len());
+        if cut.status.signal() != Some(9) {
+            assert!(cut.status.success(), "{what}: {}", all_output(&cut));
+            return false;
         }
-        cuts
+        let resumed = self.train(&name, None);
+        assert!(resumed.status.success(), "{what}: {}", all_output(&resumed));
+        assert_eq!(&self.trained(&name), whole, "{what}");
+        if point.is_multiple_of(3) {
+            self.assert_is_clean(&name, &what);
+        }
+        let _left = fs::remove_dir_all(self.folder.join(&name));
+        true
     }
 }
 
@@ -148,14 +164,15 @@ fn a_run_on_a_path_survives_a_cut_at_every_write() {
     };
     let cuts = store.cut(&points, &kinds);
     eprintln!("a path: {} changes in a run, cut off {cuts} times", changes.len());
-    assert!(cuts >= points.len() * kinds.len() * 9 / 10, "{cuts} cuts");
+    // Every kind met every place, but for a few at the end; `half` only where bytes are written.
+    assert!(cuts >= points.len() * (kinds.len() - 1) * 9 / 10, "{cuts} cuts");
 }
 
 fn on_a_server(server: Option<ObjectServer>, name: &str) {
     let Some(server) = server else { return };
     let store = Store { server: Some(&server), folder: in_folder(name) };
     let changes = store.changes().0;
-    let points = points(changes.len(), 24);
+    let points = points(changes.len(), 20);
     let cuts = store.cut(&points, &["before", "after"]);
     eprintln!("{name}: {} changes in a run, cut off {cuts} times", changes.len());
     assert!(cuts >= points.len() * 2 * 9 / 10, "{cuts} cuts");

@@ -43,6 +43,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
         reader.join().unwrap();
     }
     assert_same("4, 1, 3, 2 and 4 ranks", &trained(&output), expected);
+    assert_eq!(curve(&output), curve(&shared.join("one")), "one clean curve");
     let written = fs::read_dir(&last_checkpoints(&output)[&2]).unwrap().count();
     assert_eq!(written, 4 + 4 + 2, "each of 4 ranks writes two files; an index and a manifest");
 }
@@ -50,6 +51,29 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
 fn commits(output: &Path) -> usize {
     let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten();
     entries.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
+}
+
+/// Stage, step and losses of every report, as a reader of the launches' files one after the other has them who drops what a
+/// later launch made again.
+fn curve(run: &Path) -> Vec<(u64, u64, String)> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(run.join("metrics")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut curve: Vec<(u64, u64, String)> = Vec::new();
+    for line in
+        files.iter().flat_map(|file| fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+    {
+        // The last line of a killed launch may be torn.
+        let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };
+        let place = |of: &Value| (of["stage_index"].as_u64().unwrap(), of["step"].as_u64().unwrap());
+        if line["session_start"].is_object() {
+            curve.retain(|(stage, step, _)| (*stage, *step) < place(&line["session_start"]));
+        } else {
+            let (stage, step) = place(&line);
+            curve.push((stage, step, line["losses"].to_string()));
+        }
+    }
+    curve
 }
 
 fn json(output: &Output) -> Value {
@@ -93,6 +117,7 @@ fn a_changed_byte_in_any_file_is_named_and_costs_one_checkpoint() {
         assert!(resumed.status.success(), "{said}");
         assert!(said.contains("passed over") && said.contains(file.as_str()) && said.contains("sha256"), "{said}");
         assert_same(file, &trained(&output), expected);
+        assert_eq!(curve(&output), curve(&shared.join("one")), "one clean curve, {file}");
         let list = json(&blip2(&["checkpoints", "list", &uri, "--json"]));
         let states: Vec<&str> =
             list["checkpoints"].as_array().unwrap().iter().filter_map(|row| row["state"].as_str()).collect();

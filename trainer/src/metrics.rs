@@ -107,7 +107,9 @@ impl MetricsWriter {
             }
         }
         if let Events::Open { writer, .. } = &mut self.events {
-            let flushed = writer.flush();
+            // What a later flush has is not lost.
+            let flushed =
+                writer.flush().or_else(|error| if SegmentFile::may_heal(&error) { Ok(()) } else { Err(error) });
             self.keep_going(flushed);
         }
         Ok(())
@@ -131,9 +133,7 @@ impl MetricsWriter {
     }
 
     fn keep_going(&mut self, result: Result<()>) {
-        if let Err(error) = result
-            && !SegmentFile::may_heal(&error)
-        {
+        if let Err(error) = result {
             self.events = Events::Off;
             self.warning = Some(format!(
                 "TensorBoard files are not written any more: {error}. Training goes on; metrics/*.jsonl has all values"

@@ -59,6 +59,11 @@ fn a_run_of_version_1_is_read_and_goes_on() {
 }
 
 #[test]
+fn a_run_of_version_2_that_two_ranks_wrote_is_read_and_goes_on() {
+    check("v2");
+}
+
+#[test]
 fn a_damaged_checkpoint_of_version_1_is_named() {
     for file in [TRAINABLE, MOMENTS, TRAINABLE_INDEX, MANIFEST] {
         let (folder, run) = golden("v1");
