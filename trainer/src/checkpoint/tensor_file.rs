@@ -164,7 +164,7 @@ mod tests {
             let shapes: Vec<[usize; 1]> = lens.iter().map(|len| [*len]).collect();
             let values: Vec<Vec<f32>> = lens.iter().enumerate().map(|(i, len)| (0..*len).map(|j| (i * 10 + j) as f32 - 0.5).collect()).collect();
             let kept: Vec<Kept> = values.iter().map(|values| Kept::of(&Tensor::from_slice(values))).collect();
-            let of = |i: usize| -> &dyn Floats { if i % 2 == 0 { &kept[i] } else { &values[i] } };
+            let of = |i: usize| -> &dyn Floats { if i.is_multiple_of(2) { &kept[i] } else { &values[i] } };
             let members = (0..lens.len()).map(|i| Member { name: &names[i], shape: &shapes[i], values: of(i) });
             let file = TensorFile::new(members.collect()).unwrap();
             let mut whole = vec![0; Content::len(&file) as usize];

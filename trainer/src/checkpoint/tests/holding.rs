@@ -263,7 +263,7 @@ fn assert_is_fresh(run: &RunPrefix, lease: &Lease, old: &Lease) {
 
     assert!(matches!(old.commit(&state(1, 30)), Err(TrainerError::Fenced { .. })));
     lease.commit(&state(1, 1)).unwrap();
-    assert_eq!(newest(&run), state(1, 1));
+    assert_eq!(newest(run), state(1, 1));
     assert_eq!(steps(run), [(1, 1)]);
 }
 
