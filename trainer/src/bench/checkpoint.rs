@@ -107,7 +107,7 @@ impl Bench {
         saving.prepare(Copied::room(&state, &slices, [0, 1]));
         let (weights, moments) = (state.num_parameters() as usize, state.len() as usize);
         let plain = [weights, 2 * moments].map(|values| (0..4 * values).map(|at| (at % 251) as u8).collect()).into();
-        let memory = [1.0, 0.0].map(|value| vec![value; weights + 2 * moments]);
+        let memory = [1.0, 2.0].map(|value| vec![value; weights + 2 * moments]);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrainerError::Runtime)?;
         let bytes = 4 * (weights + 2 * moments) as u64;
