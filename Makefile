@@ -46,7 +46,6 @@ bench: build ## data path, training step, captions, checkpoints against their pe
 	@.deps/python-bench/bin/python tests/peers/bench_data.py --json docs/benchmarks/data-path.json
 	@.deps/python-bench/bin/python tests/peers/bench_step.py --json docs/benchmarks/step.json
 	@.deps/python-bench/bin/python tests/peers/bench_caption.py --json docs/benchmarks/caption.json
-	@$(PYTHON) .setup/setup.py --python .setup/requirements-test.txt
 	@$(PYTHON) tests/peers/bench_checkpoint.py --json docs/benchmarks/checkpoint.json
 
 demo: build ## both stages on this machine from generated data, with a report in runs/tiny

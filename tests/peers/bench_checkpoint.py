@@ -4,18 +4,18 @@
     python3 tests/peers/bench_checkpoint.py --rounds 3 --json docs/benchmarks/checkpoint.json
 
 188 M parameters of stage 1 (ViT-g), float32, with two moments: 2.26 GB. Training stands still for a copy in memory: the peer is
-one `memcpy` of as many bytes. Written: from the step to the commit, through a server of the S3 protocol on loopback (moto), and
+one `memcpy` of as many bytes. Written: from the step to the commit, through a server of the S3 protocol on loopback (s3s-fs), and
 to the file system. Read: all values, verified.
 """
 
 import argparse
 import json
 import os
-import re
+import socket
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 
 from racing import processor, run
 
@@ -30,21 +30,28 @@ def measure(uri, args, environment):
     return json.loads(done.stdout)
 
 
-def through_s3(args):
-    server = subprocess.Popen([args.moto, "-H", "127.0.0.1", "-p", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def through_s3(args, folder):
+    """Through s3s-fs, a server in Rust that keeps objects in files. moto, which the tests use, copies a whole object for each range."""
+    server = os.path.join(TOP, ".deps/s3s/bin/s3s-fs")
+    if not os.path.exists(server):
+        run(["cargo", "install", "s3s-fs", "--version", "0.14.1", "--features", "binary", "--root", os.path.join(TOP, ".deps/s3s")])
+    os.makedirs(os.path.join(folder, "objects/bucket"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = subprocess.Popen(
+        [server, "--host", "127.0.0.1", "--port", str(port), "--access-key", "test", "--secret-key", "test", os.path.join(folder, "objects")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        found = None
-        while found is None:
-            line = server.stderr.readline()
-            if not line:
-                sys.exit(f"{args.moto} ended without an address")
-            found = re.search(r"127\.0\.0\.1:\d+", line)
-        address = found.group(0)
-        # Read on, so that the server never waits for a reader.
-        threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
-        run([sys.executable, os.path.join(HERE, "make_bucket.py"), address])
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
         settings = {
-            "AWS_ENDPOINT_URL": f"http://{address}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
@@ -52,19 +59,18 @@ def through_s3(args):
         }
         return measure("s3://bucket/bench", args, settings)
     finally:
-        server.kill()
-        server.wait()
+        started.kill()
+        started.wait()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="vitg_opt2.7b")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--moto", default=os.path.join(TOP, ".deps/python-test/bin/moto_server"), help="the S3 server")
     parser.add_argument("--json", metavar="FILE", help="where the numbers go")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.path.join(TOP, "target")) as folder:
-        found = [("S3 server (moto)", through_s3(args)), ("file system", measure(os.path.join(folder, "bench"), args, {}))]
+        found = [("S3 server (s3s-fs)", through_s3(args, folder)), ("file system", measure(os.path.join(folder, "bench"), args, {}))]
     rows = []
     for store, result in found:
         seconds = {key: [row[key] for row in result["rounds"]] for key in result["rounds"][0]}
