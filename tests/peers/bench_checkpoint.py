@@ -67,10 +67,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="vitg_opt2.7b")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--objects", metavar="DIR", help="where the server keeps its objects, such as a folder in memory; target/ else")
     parser.add_argument("--json", metavar="FILE", help="where the numbers go")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=os.path.join(TOP, "target")) as folder:
-        found = [("S3 server (s3s-fs)", through_s3(args, folder)), ("file system", measure(os.path.join(folder, "bench"), args, {}))]
+    disk = os.path.join(TOP, "target")
+    with tempfile.TemporaryDirectory(dir=args.objects or disk) as objects, tempfile.TemporaryDirectory(dir=disk) as folder:
+        found = [("S3 server (s3s-fs)", through_s3(args, objects)), ("file system", measure(os.path.join(folder, "bench"), args, {}))]
     rows = []
     for store, result in found:
         seconds = {key: [row[key] for row in result["rounds"]] for key in result["rounds"][0]}

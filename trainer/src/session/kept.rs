@@ -46,7 +46,11 @@ impl Copied {
         let room = |len: i64| {
             // Written once, so that a later copy finds its pages.
             let room = Tensor::zeros([len], (Kind::Float, Device::Cpu));
-            if state.weights.device().is_cuda() { room.pin_memory(state.weights.device()) } else { room }
+            match state.weights.device() {
+                // Memory that cannot be pinned is copied to more slowly.
+                gpu @ Device::Cuda(_) => room.f_pin_memory(gpu).unwrap_or(room),
+                _ => room,
+            }
         };
         let segments = segments_of(state)[share(state, rank, ranks)].to_vec();
         let first = segments.first().map_or(0, |it| it.offset);
