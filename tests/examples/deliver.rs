@@ -88,11 +88,15 @@ fn copy(folder: &Path, to: &Location) -> anyhow::Result<()> {
 }
 
 fn fetch(from: &Location, folder: &Path) -> anyhow::Result<()> {
-    for (place, _) in runtime()?.block_on(from.list(""))? {
+    let runtime = runtime()?;
+    for (place, _) in runtime.block_on(from.list(""))? {
         let name = place.path.as_ref().strip_prefix(from.path.as_ref()).unwrap_or_default().trim_start_matches('/');
         let file = folder.join(name);
         std::fs::create_dir_all(file.parent().context("a file lies in a folder")?)?;
-        std::fs::write(&file, runtime()?.block_on(place.read())?)?;
+        // A run that goes on deletes what was listed.
+        if let Some(bytes) = runtime.block_on(place.read_if_there())? {
+            std::fs::write(&file, bytes)?;
+        }
     }
     Ok(())
 }
