@@ -86,9 +86,14 @@ pub(super) fn claim(
                 taken.fresh = Some(fresh::free_folder(storage)?);
             }
             // Whoever comes second finds the other's, and decides again.
-            _ if stored.is_none() => match storage.create(CONFIG, Bytes::from(config.to_owned()))? {
-                Created::Written => {}
-                Created::Taken => continue,
+            _ if stored.is_none() => match storage.create(CONFIG, Bytes::from(config.to_owned())) {
+                Ok(Created::Written) => {}
+                Ok(Created::Taken) => continue,
+                // An answer that was lost: what stands there, perhaps our own, is looked at as another's would be.
+                Err(error) => match storage.read(CONFIG)? {
+                    Some(_) => continue,
+                    None => return Err(error),
+                },
             },
             Terms::GoOn | Terms::Fresh => {}
             Terms::Change(changes) => {
@@ -110,8 +115,11 @@ pub(super) fn claim(
 fn write_config(storage: &Storage, nonce: &str, config: &str) -> Result<String> {
     let name = format!("config-{nonce}.yaml");
     // Nobody else has the nonce: what is there was written by an earlier try.
-    let (Created::Written | Created::Taken) = storage.create(&name, Bytes::from(config.to_owned()))?;
-    Ok(name)
+    match storage.create(&name, Bytes::from(config.to_owned())) {
+        Ok(Created::Written | Created::Taken) => Ok(name),
+        Err(error) if storage.read(&name)?.is_none_or(|there| there != config) => Err(error),
+        Err(_) => Ok(name),
+    }
 }
 
 /// The config that the newest take-over which names one says, else the one that the run began with.
