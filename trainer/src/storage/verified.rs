@@ -38,9 +38,15 @@ impl Storage {
             return Err(bad(format!("found sums of {sums} parts and a wish for {to}, expected {num_parts} at most")));
         }
         self.runtime.block_on(async {
-            let fetch = |part: usize| async move {
-                let range = expected.range(part);
-                Ok::<_, TrainerError>((range.start, fetch(place, range, &expected.parts[part]).await?))
+            // On the runtime's own thread, beside the connections: their pieces would else wake this thread one by one.
+            let fetch = |part: usize| {
+                let (place, range, sum) = (place.clone(), expected.range(part), expected.parts[part].clone());
+                let start = range.start;
+                let fetched = self.runtime.spawn(async move { fetch(&place, range, &sum).await });
+                async move {
+                    let bytes = fetched.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))?;
+                    Ok::<_, TrainerError>((start, bytes))
+                }
             };
             let mut fetched = futures::stream::iter(parts).map(fetch).buffered(AT_ONCE);
             while let Some(part) = fetched.next().await {
