@@ -34,6 +34,8 @@ pub use patience::Patience;
 pub(crate) const PART: u64 = 16 << 20;
 /// Parts, or small objects, on their way at once.
 pub(crate) const AT_ONCE: usize = 8;
+/// Times that an object is asked to go, as half of a checkpoint that stays looks like damage.
+const DELETE_TRIES: u32 = 4;
 
 /// Whether an object that must not exist yet was written.
 #[derive(Debug, PartialEq, Eq)]
@@ -288,9 +290,14 @@ impl Storage {
         names.sort_by_key(|name| !name.ends_with(first));
         for name in names {
             let place = self.root.child(&name);
-            match self.runtime.block_on(place.store.delete(&place.path)) {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => return Err(place.error("delete", source).into()),
+            let mut tries = 1;
+            loop {
+                match self.runtime.block_on(place.store.delete(&place.path)) {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => break,
+                    // It may be gone and the answer lost.
+                    Err(_) if tries < DELETE_TRIES => tries += 1,
+                    Err(source) => return Err(place.error("delete", source).into()),
+                }
             }
         }
         self.remove_local_folder(folder);
