@@ -398,6 +398,7 @@ impl<'a> Side<'a> {
         };
         let slice = |(index, (pixels, words)): (usize, (Tensor, Words))| Slice {
             index,
+            pixels: None,
             patches: no_grad(|| bench.tower.forward(&pixels)),
             words,
             samples: Vec::new(),

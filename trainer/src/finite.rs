@@ -147,6 +147,7 @@ mod tests {
         let empty = || Tensor::zeros([2, 1], (Kind::Int64, Device::Cpu));
         let slices = [Slice {
             index: 0,
+            pixels: None,
             patches: empty(),
             words: Text { ids: empty(), mask: empty() }.into(),
             samples: vec![3],
@@ -183,7 +184,14 @@ mod tests {
     fn updates_are_left_out_until_the_limit_and_the_error_names_the_samples() {
         let empty = || Tensor::zeros([2, 1], (Kind::Int64, Device::Cpu));
         let text = Text { ids: empty(), mask: empty() };
-        let slices = [Slice { index: 0, patches: empty(), words: text.into(), samples: vec![7, 11], image_ids: None }];
+        let slices = [Slice {
+            index: 0,
+            pixels: None,
+            patches: empty(),
+            words: text.into(),
+            samples: vec![7, 11],
+            image_ids: None,
+        }];
         let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
         let mut guard = FiniteGuard::default();
         let allows = |guard: &mut FiniteGuard, norm: f64| guard.allows(norm, 5, 2, (&slices, &map), Events::Silent);

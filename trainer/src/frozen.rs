@@ -19,6 +19,7 @@ pub const LANGUAGE_MODEL: &str = "language_model";
 #[derive(Debug)]
 pub struct FrozenImageEncoder {
     tower: ImageTower,
+    weights: Tensors,
     sha256: String,
 }
 
@@ -34,6 +35,25 @@ impl FrozenImageEncoder {
     /// SHA-256 of the file that the weights came from.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// The weights by public name.
+    pub fn weights(&self) -> &Tensors {
+        &self.weights
+    }
+
+    /// The tower with the trained weights of a checkpoint in place of its own, where the checkpoint has them.
+    ///
+    /// # Errors
+    /// When one has another shape.
+    pub fn with_trained(mut self, run: &Run, trained: &Tensors) -> Result<Self, TrainerError> {
+        let is_own = |name: &str| Part::of(name) == Part::ImageEncoder;
+        for (name, tensor) in trained.iter().filter(|(name, _)| is_own(name)) {
+            let kind = self.weights.get(name).map_or(tensor.kind(), Tensor::kind);
+            self.weights.insert(name, tensor.to_kind(kind));
+        }
+        self.tower = tower(run, &self.weights)?;
+        Ok(self)
     }
 }
 
@@ -67,11 +87,14 @@ impl FrozenLanguageModel {
 /// When the file cannot be read, has another SHA-256 than the config states, or does not fit the sizes.
 pub fn load_image_encoder(run: &Run, device: Device) -> Result<FrozenImageEncoder, TrainerError> {
     let encoder = &run.model.image_encoder;
-    let sizes = encoder.sizes();
-    let (mut tensors, sha256) = load(encoder.weights(), Part::ImageEncoder, encoder.dtype(), device)?;
-    fit_positions(&mut tensors, IMAGE_ENCODER, sizes, encoder.image_size())?;
-    let tower = ImageTower::new(&tensors.scope(IMAGE_ENCODER), sizes, encoder.image_size(), run.model.attention)?;
-    Ok(FrozenImageEncoder { tower, sha256 })
+    let (mut weights, sha256) = load(encoder.weights(), Part::ImageEncoder, encoder.dtype(), device)?;
+    fit_positions(&mut weights, IMAGE_ENCODER, encoder.sizes(), encoder.image_size())?;
+    Ok(FrozenImageEncoder { tower: tower(run, &weights)?, weights, sha256 })
+}
+
+fn tower(run: &Run, weights: &Tensors) -> Result<ImageTower, TrainerError> {
+    let encoder = &run.model.image_encoder;
+    ImageTower::new(&weights.scope(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), run.model.attention)
 }
 
 /// The language model of `run`, on `device`, with the dropout that the config names.

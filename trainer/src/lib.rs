@@ -51,6 +51,7 @@ pub mod tensorboard;
 pub mod text;
 pub mod towers;
 pub mod train;
+pub mod trained_image_encoder;
 pub mod weight_names;
 pub mod weights;
 pub mod weights_file;

@@ -1,5 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019), with the formulas of `torch.optim.AdamW`.
 
+use std::collections::BTreeSet;
+
 use configs::{AdamW, Optimizer, Stage};
 use tch::Tensor;
 
@@ -7,8 +9,9 @@ use crate::TrainerError;
 use crate::events::Events;
 use crate::shim::{Adam, AdamNumbers, fused_adamw};
 use crate::slices::SliceMap;
-use crate::state::State;
+use crate::state::{Segment, State};
 use crate::step::Slice;
+use crate::weights::Part;
 
 /// An update that is about to be made.
 pub struct Update<'a> {
@@ -60,10 +63,18 @@ pub fn update_if_finite(state: &mut State, gradient: Tensor, update: &Update<'_>
 pub fn adamw(state: &mut State, gradient: &Tensor, learning_rate: f64, settings: &AdamW) -> Result<(), TrainerError> {
     state.updates += 1;
     let len = state.chunk_len();
+    let depth = image_encoder_depth(&state.segments);
+    let distances: BTreeSet<i32> = state.segments.iter().map(|segment| distance(segment, depth)).collect();
+    let groups = distances.iter().flat_map(|distance| [(*distance, true), (*distance, false)]);
+    let groups: Vec<(i32, bool)> = groups.collect();
     for (place, chunk) in state.own().enumerate() {
         let (start, own) = (chunk as i64 * len, place as i64 * len);
-        for decays in [true, false] {
-            let pieces = state.segments.iter().filter(|segment| segment.decays() == decays).filter_map(|segment| {
+        for (blocks, decays) in &groups {
+            let group = state
+                .segments
+                .iter()
+                .filter(|segment| segment.decays() == *decays && distance(segment, depth) == *blocks);
+            let pieces = group.filter_map(|segment| {
                 let (from, to) = (segment.offset.max(start), (segment.offset + segment.len).min(start + len));
                 (from < to).then(|| {
                     let local = |flat: &Tensor| flat.narrow(0, from - start + own, to - from);
@@ -77,9 +88,9 @@ pub fn adamw(state: &mut State, gradient: &Tensor, learning_rate: f64, settings:
             });
             let numbers = AdamNumbers {
                 update: state.updates,
-                learning_rate,
+                learning_rate: learning_rate * settings.layer_decay.powi(*blocks),
                 betas: settings.betas,
-                weight_decay: if decays { settings.weight_decay } else { 0.0 },
+                weight_decay: if *decays { settings.weight_decay } else { 0.0 },
                 eps: settings.eps,
             };
             tch::no_grad(|| fused_adamw(&pieces.collect::<Vec<_>>(), &numbers))?;
@@ -88,8 +99,55 @@ pub fn adamw(state: &mut State, gradient: &Tensor, learning_rate: f64, settings:
     Ok(())
 }
 
+/// How often `layer_decay` divides the learning rate of a tensor: 0 outside the image encoder, 1 in its last block, one more
+/// for each block below, and one more than the first block for what the blocks are given (LAVIS `get_optimizer_params`,
+/// `eva_vit.get_num_layer`). LAVIS HEAD computes it and then forgets it; the paper uses it.
+fn distance(segment: &Segment, depth: i32) -> i32 {
+    match Part::of(&segment.name) {
+        Part::ImageEncoder => depth - block_of(&segment.name).unwrap_or(-1),
+        Part::QFormer | Part::LanguageModel => 0,
+    }
+}
+
+/// Blocks of the image encoder among the trained tensors.
+fn image_encoder_depth(segments: &[Segment]) -> i32 {
+    let of_encoder = segments.iter().filter(|segment| Part::of(&segment.name) == Part::ImageEncoder);
+    of_encoder.filter_map(|segment| block_of(&segment.name)).max().map_or(0, |last| last + 1)
+}
+
+/// The number of the block that a tensor of the image encoder belongs to.
+fn block_of(name: &str) -> Option<i32> {
+    let (_, rest) = name.split_once(".layers.").or_else(|| name.split_once(".resblocks."))?;
+    rest.split('.').next()?.parse().ok()
+}
+
 /// What to multiply the gradient with so that its norm is at most `limit`.
 pub fn clip_factor(norm: f64, limit: f64) -> f64 {
     // torch's clip_grad_norm_: 1e-6 keeps the quotient finite.
     (limit / (norm + 1e-6)).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(name: &str) -> Segment {
+        Segment { name: name.into(), shape: vec![1], offset: 0, len: 1 }
+    }
+
+    #[test]
+    fn the_learning_rate_falls_from_block_to_block_of_the_image_encoder() {
+        for blocks in ["vision_model.encoder.layers", "vision_model.transformer.resblocks"] {
+            let names = [
+                "vision_model.embeddings.class_embedding".to_owned(),
+                format!("{blocks}.0.layer_norm1.weight"),
+                format!("{blocks}.10.layer_norm1.weight"),
+                "vision_model.post_layernorm.weight".to_owned(),
+                "qformer.encoder.layer.3.output_query.dense.weight".to_owned(),
+            ];
+            let segments = names.map(|name| segment(&name));
+            let depth = image_encoder_depth(&segments);
+            assert_eq!(segments.each_ref().map(|segment| distance(segment, depth)), [12, 11, 1, 0, 0], "{blocks}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::events::{Event, Events, losses};
 use crate::facts::{self, Facts};
 use crate::feed::{self, Feed};
 use crate::finite::FiniteGuard;
+use crate::frozen::FrozenImageEncoder;
 use crate::memory;
 use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
@@ -194,10 +195,12 @@ impl<'a> Session<'a> {
         &mut self,
         position: &StagePosition<'_>,
         specs: &[Spec],
+        image_encoder: &FrozenImageEncoder,
         slices: &SliceMap<'_>,
     ) -> Result<State, TrainerError> {
         let seed = self.run.run.seed.wrapping_add(position.index as u64);
         let mut start = Tensors::random(specs, seed, self.device);
+        start::put_image_encoder(position.stage, image_encoder, &mut start);
         let begins = (position.index, position.step) == (1, 0);
         let start_checkpoint = if begins { start::checkpoint(&self.run.model, self.ranks)? } else { None };
         if begins {
@@ -221,7 +224,7 @@ impl<'a> Session<'a> {
             index => self.shared_checkpoint(Some(index - 1))?,
         };
         if let Some(found) = before {
-            let taken = start::put_checkpoint(&mut state, &found)?;
+            let taken = start::put_checkpoint(&self.run.model, &mut state, &found)?;
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)

@@ -3,6 +3,7 @@
 //! A slice plays the part that a rank plays in the reference. Ranks own contiguous ranges of slices; the mathematics
 //! knows slices only, so any number of ranks computes the same bits.
 
+mod rows;
 mod sum;
 mod traffic;
 mod wire;
@@ -17,6 +18,7 @@ use cluster::Collective;
 use configs::Reduction;
 use tch::{Device, Kind, Tensor};
 
+pub use rows::DrawnGradient;
 pub use sum::SliceSum;
 pub use traffic::Traffic;
 use wire::{Like, append};
@@ -128,51 +130,6 @@ impl<'a> SliceMap<'a> {
                 .collect::<Vec<_>>()
         };
         Ok(self.all_ranks().flat_map(of_rank).collect())
-    }
-
-    /// The rows of the global batch that the `round`-th slice of this rank wants, in that order; none when this rank has
-    /// no such slice. Every rank calls it for every round, and only rows that are wanted travel.
-    ///
-    /// # Shapes
-    /// `own`: `[b, …]` for each own slice; `wanted`: rows for each slice of the global batch; result: `[n, …]`.
-    ///
-    /// # Errors
-    /// When ranks cannot talk.
-    pub fn fetch(&self, own: &[Tensor], wanted: &[Vec<i64>], round: usize) -> Result<Option<Tensor>, TrainerError> {
-        let per_slice = own[0].size()[0];
-        let (me, first) = (self.ranks.rank(), self.own().start);
-        let local = |row: i64| own[(row / per_slice) as usize - first].get(row % per_slice);
-        let holder = |row: i64| owner((row / per_slice) as usize, self.ranks.world_size(), self.slices);
-        let wanted_by = |rank: usize| {
-            let slice = self.of(rank).nth(round);
-            slice.map_or(&[][..], |slice| wanted[slice].as_slice())
-        };
-        let like = Like::of(&own[0].get(0));
-        let mut travelled: Vec<std::vec::IntoIter<Tensor>> = Vec::new();
-        if self.ranks.world_size() > 1 {
-            let part = |rank: usize| {
-                let mut bytes = Vec::new();
-                let rows = wanted_by(rank).iter().filter(|row| rank != me && holder(**row) == me);
-                rows.for_each(|row| append(&mut bytes, &local(*row)));
-                bytes
-            };
-            let parts: Vec<Vec<u8>> = self.all_ranks().map(part).collect();
-            let expected = |rank: usize| match rank == me {
-                true => 0,
-                false => like.bytes * wanted_by(me).iter().filter(|row| holder(**row) == rank).count(),
-            };
-            let expected: Vec<usize> = self.all_ranks().map(expected).collect();
-            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-            let received = self.ranks.all_to_all(&parts, &expected)?;
-            self.received(|traffic| traffic.negatives += expected.iter().sum::<usize>());
-            travelled = received.iter().map(|bytes| like.read_all(bytes).into_iter()).collect();
-        }
-        let row = |row: &i64| match holder(*row) {
-            rank if rank == me => local(*row),
-            rank => travelled[rank].next().expect("invariant: a rank sends every row that is wanted of it"),
-        };
-        let rows: Vec<Tensor> = wanted_by(me).iter().map(row).collect();
-        Ok((!rows.is_empty()).then(|| Tensor::stack(&rows, 0)))
     }
 
     /// A sum of one flat tensor per slice.

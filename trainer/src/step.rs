@@ -21,14 +21,17 @@ use crate::stage2::{Stage2, Words};
 use crate::state::State;
 use crate::text::Encoded;
 use crate::towers::Towers;
+use crate::trained_image_encoder;
 
 /// One slice of one step on its device.
 #[derive(Debug)]
 pub struct Slice {
     /// Its number in the global batch.
     pub index: usize,
-    /// The frozen encoder's output, `[b, P, V]`.
+    /// The image encoder's output, `[b, P, V]`; a leaf of the losses where the encoder is trained.
     pub patches: Tensor,
+    /// What it was given, `[b, 3, S, S]`, where it is trained.
+    pub pixels: Option<Tensor>,
     /// The captions.
     pub words: Words,
     /// Numbers of the samples in the run: rows of its catalogues, one behind the other.
@@ -40,7 +43,7 @@ pub struct Slice {
 
 impl Slice {
     /// The row of the global batch that its first row is; slices are equally long.
-    fn first_row(&self) -> i64 {
+    pub(crate) fn first_row(&self) -> i64 {
         self.index as i64 * self.patches.size()[0]
     }
 }
@@ -141,23 +144,35 @@ pub fn representation_with(
     }
     let global = step.gather(slices, &features)?;
     let draws = step.draw(slices, &features, &global)?;
-    let patches: Vec<Tensor> = slices.iter().map(|slice| slice.patches.shallow_clone()).collect();
+    let patches: Vec<Tensor> = slices.iter().map(|slice| slice.patches.detach()).collect();
+    let trains_encoder = variant.stage.train_image_encoder;
+    let mut returned = Vec::new();
     let mut losses = Vec::with_capacity(slices.len());
     let mut gradient = map.sum();
     for round in 0..map.rounds() {
         let drawn = draws.as_ref().map(|draws| map.fetch(&patches, &draws.images_of_all, round)).transpose()?.flatten();
-        let Some(slice) = slices.get(round) else { continue };
         let negatives = draws.as_ref().zip(drawn).map(|(draws, patches)| NegativeRows {
-            patches,
+            patches: patches.set_requires_grad(trains_encoder),
             text: global.text.rows(&Tensor::from_slice(&draws.own[round].texts)),
         });
-        let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
-        let (terms, total) = step.losses(slice, &passes, &global, negatives.as_ref());
-        backward(&total, state);
-        losses.push(terms);
-        gradient.add(slice.index, state.take_gradients());
+        if let Some(slice) = slices.get(round) {
+            let passes = kept.take().map_or_else(|| step.encode(slice), Ok)?;
+            let (terms, total) = step.losses(slice, &passes, &global, negatives.as_ref());
+            backward(&total, state);
+            losses.push(terms);
+            gradient.add(slice.index, state.take_gradients());
+        }
+        if let Some(draws) = draws.as_ref().filter(|_| trains_encoder) {
+            let gradients = negatives.map(|negatives| negatives.patches.grad());
+            let wanted = (draws.images_of_all.as_slice(), round);
+            returned.extend(map.give_back(gradients.as_ref(), wanted, &patches[0])?);
+        }
     }
-    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient.mean(state.finite.loss_scale())?))
+    let mut gradient = gradient.mean(state.finite.loss_scale())?;
+    if trains_encoder {
+        gradient += trained_image_encoder::gradient(state, variant.model, slices, &returned, map)?;
+    }
+    Ok((Losses { names: REPRESENTATION_LOSSES, slices: losses }, gradient))
 }
 
 /// Chooses the wrong partners of a slice: given its number, the partners of its rows (`[b, G]`, bool) and its similarities.
@@ -329,7 +344,11 @@ pub fn generative(
         losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
         gradient.add(slice.index, state.take_gradients());
     }
-    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient.mean(state.finite.loss_scale())?))
+    let mut gradient = gradient.mean(state.finite.loss_scale())?;
+    if stage.train_image_encoder {
+        gradient += trained_image_encoder::gradient(state, model, slices, &[], map)?;
+    }
+    Ok((Losses { names: GENERATIVE_LOSSES, slices: losses }, gradient))
 }
 
 /// Back-propagates a loss, multiplied by the run's loss scale: gradients carry it until they are averaged.
@@ -352,18 +371,39 @@ impl Losses {
     }
 }
 
-/// Reads the own slices of the next step and puts them through the frozen encoder.
+/// What the images and texts of a step are put through.
+pub struct Encoders<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The stage.
+    pub stage: &'a Stage,
+    /// What is frozen, and the tokenizers.
+    pub towers: &'a Towers,
+    /// What is trained: the image encoder, where the stage trains it.
+    pub state: &'a State,
+}
+
+impl Encoders<'_> {
+    /// The image encoder's output, and what it was given where it is trained.
+    fn patches(&self, pixels: Tensor) -> Result<(Tensor, Option<Tensor>), TrainerError> {
+        match self.stage.train_image_encoder() {
+            false => Ok((self.towers.image_encoder.forward(&pixels), None)),
+            true => Ok((trained_image_encoder::encode(self.state, &self.run.model, &pixels)?, Some(pixels))),
+        }
+    }
+}
+
+/// Reads the own slices of the next step and puts them through the image encoder.
 ///
 /// # Errors
 /// When the data stops, or ranks cannot talk.
 pub fn build_slices(
     feed: &mut Feed,
-    run: &Run,
-    stage: &Stage,
-    towers: &Towers,
+    encoders: &Encoders<'_>,
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<Vec<Slice>, TrainerError> {
+    let Encoders { run, stage, towers, .. } = *encoders;
     let mut read = Vec::with_capacity(map.own().len());
     for index in map.own() {
         let mut batch = feed.next_batch()?;
@@ -385,13 +425,17 @@ pub fn build_slices(
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
     let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
     let (lengths, device) = ([most(0), most(1)], towers.device);
-    let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| Slice {
-        index: *index,
-        patches: towers.image_encoder.forward(&batches::pixels(batch, run.data.image_size, device)),
-        words: batches::words(tokens, lengths, device),
-        samples: batch.samples.clone(),
-        image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
-            .then(|| batches::image_ids(batch, device)),
+    let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| {
+        let (patches, pixels) = encoders.patches(batches::pixels(batch, run.data.image_size, device))?;
+        Ok(Slice {
+            index: *index,
+            patches,
+            pixels,
+            words: batches::words(tokens, lengths, device),
+            samples: batch.samples.clone(),
+            image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
+                .then(|| batches::image_ids(batch, device)),
+        })
     };
-    Ok(read.iter().map(slice).collect())
+    read.iter().map(slice).collect()
 }

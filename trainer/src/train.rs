@@ -12,9 +12,9 @@ use crate::schedule::learning_rate;
 use crate::session::{Outcome, Rank, Session, StagePosition};
 use crate::slices::SliceMap;
 use crate::sources::{Sources, open_sources};
-use crate::step::{StepKey, build_slices, generative, representation};
+use crate::step::{Encoders, StepKey, build_slices, generative, representation};
 use crate::towers::{Towers, build_towers};
-use crate::{stage1::Stage1, stage2::Stage2};
+use crate::{stage1::Stage1, stage2::Stage2, trained_image_encoder};
 
 /// Trains every stage of the run, from wherever it stands. Every rank calls it.
 ///
@@ -41,13 +41,14 @@ fn train_stage(
     let (stage, ranks) = (at.stage, session.ranks);
     session.activity.enter(Phase::Loading);
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
-    let mut state = session.build_state(&at, &build_specs(run, stage)?, &slices)?;
+    let mut state = session.build_state(&at, &build_specs(run, stage)?, &towers.image_encoder, &slices)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
     announce(session, &at, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
-        let batch = build_slices(&mut feed, run, stage, towers, &slices, key)?;
+        let encoders = Encoders { run, stage, towers, state: &state };
+        let batch = build_slices(&mut feed, &encoders, &slices, key)?;
         let (losses, gradient) = match stage {
             Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
             Stage::Generative(stage) => {
@@ -70,19 +71,17 @@ fn train_stage(
 
 /// The weights that a stage trains.
 fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
-    if stage.train_image_encoder() {
-        return Err(TrainerError::Unsupported {
-            found: format!("stages.{}.train_image_encoder is true", stage.name()),
-            expected: "the image encoder stays frozen so far; training it comes with fine-tuning".into(),
-        });
-    }
-    match stage {
-        Stage::Representation(_) => Stage1::specs(&run.model),
+    let mut specs = match stage {
+        Stage::Representation(_) => Stage1::specs(&run.model)?,
         Stage::Generative(stage) => {
             check_texts(run, stage)?;
-            Stage2::specs(&run.model)
+            Stage2::specs(&run.model)?
         }
+    };
+    if stage.train_image_encoder() {
+        specs.extend(trained_image_encoder::specs(&run.model)?);
     }
+    Ok(specs)
 }
 
 /// Refuses what a language model cannot be given yet.

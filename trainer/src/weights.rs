@@ -241,12 +241,12 @@ fn is_longer_vocabulary(name: &str, found: &[i64], expected: &[i64]) -> bool {
         && found[1..] == expected[1..]
 }
 
-/// What a Q-Former is to start with, by public name.
+/// What parts of a model are to start with, by public name.
 ///
 /// # Errors
 /// As [`Source::open_checked`] and [`Plan::tensor`].
-pub fn load_start(weights: &configs::Weights) -> Result<Tensors> {
-    load_part(&Source::open_checked(weights)?.0, Part::QFormer)
+pub fn load_start(weights: &configs::Weights, parts: &[Part]) -> Result<Tensors> {
+    load_parts(&Source::open_checked(weights)?.0, parts)
 }
 
 /// A part of what lies at `uri`, by public name.
@@ -254,12 +254,15 @@ pub fn load_start(weights: &configs::Weights) -> Result<Tensors> {
 /// # Errors
 /// As [`Source::open`] and [`Plan::tensor`].
 pub fn load(uri: &str, part: Part) -> Result<Tensors> {
-    load_part(&Source::open(uri)?, part)
+    load_parts(&Source::open(uri)?, &[part])
 }
 
-fn load_part(source: &Source, part: Part) -> Result<Tensors> {
+fn load_parts(source: &Source, parts: &[Part]) -> Result<Tensors> {
     let plan = Plan::of(source)?;
-    plan.names().filter(|name| Part::of(name) == part).map(|name| Ok((name.to_owned(), plan.tensor(name)?))).collect()
+    plan.names()
+        .filter(|name| parts.contains(&Part::of(name)))
+        .map(|name| Ok((name.to_owned(), plan.tensor(name)?)))
+        .collect()
 }
 
 /// The values that the tensor `name` of a Q-Former starts with, given random ones; rows that a BERT's vocabulary lacks stay

@@ -44,6 +44,7 @@ fn step(run: &Run, guard: FiniteGuard, broken: Option<f64>) -> (Tensor, State, V
         let text = Text { mask: ids.ones_like(), ids };
         Slice {
             index,
+            pixels: None,
             patches,
             words: text.into(),
             samples: vec![10 * index as u64, 10 * index as u64 + 1],

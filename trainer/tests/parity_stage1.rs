@@ -78,6 +78,7 @@ fn losses_and_gradients_equal_the_reference() {
         stage.losses = configs::Losses { itc, itm, itg };
         let slice = Slice {
             index: 0,
+            pixels: None,
             patches: patches(&run, &weights, io.get("image").unwrap()),
             words: text_of(&io).into(),
             samples: Vec::new(),
@@ -132,6 +133,7 @@ fn captions_that_share_an_image_are_partners_as_in_the_reference() {
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let slice = Slice {
         index: 0,
+        pixels: None,
         patches: patches(&run, &weights, io.get("image").unwrap()),
         words: text_of(&io).into(),
         samples: Vec::new(),
@@ -166,7 +168,14 @@ fn two_slices_on_one_rank_and_on_two_equal_two_ranks_of_the_reference() {
         let io = [0, 1].map(|rank| fixture.tensors(&format!("io_rank{rank}.safetensors")));
         let slice = |index: usize| {
             let patches = patches(&run, &weights, io[index].get("image").unwrap());
-            Slice { index, patches, words: text_of(&io[index]).into(), samples: Vec::new(), image_ids: None }
+            Slice {
+                index,
+                pixels: None,
+                patches,
+                words: text_of(&io[index]).into(),
+                samples: Vec::new(),
+                image_ids: None,
+            }
         };
         let map = SliceMap::new(ranks, 2, configs::Reduction::Exact).unwrap();
         let state = state_of(&run, &weights, 2, map.chunks());
@@ -217,6 +226,7 @@ fn thirty_updates_equal_the_reference() {
         let recorded = |name: &str| Vec::try_from(io.get(name).unwrap().get(step as i64)).unwrap();
         let slice = Slice {
             index: 0,
+            pixels: None,
             patches: patches(&run, &weights, &batch("image")),
             words: Text { ids: batch("input_ids"), mask: batch("attention_mask") }.into(),
             samples: Vec::new(),

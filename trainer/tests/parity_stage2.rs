@@ -151,7 +151,14 @@ fn opt_equals_lavis() {
 
     let state = state_of(&Stage2::specs(&run.model).unwrap(), &weights, 1, 0..1);
     let Stage::Generative(stage) = &run.stages[1] else { panic!("the second stage of tiny is generative") };
-    let slice = Slice { index: 0, patches, words: text_of("caption").into(), samples: Vec::new(), image_ids: None };
+    let slice = Slice {
+        index: 0,
+        pixels: None,
+        patches,
+        words: text_of("caption").into(),
+        samples: Vec::new(),
+        image_ids: None,
+    };
     let ranks = Single;
     let map = SliceMap::new(&ranks, 1, configs::Reduction::Exact).unwrap();
     let key = StepKey { seed: 1, stage: 2, step: 0 };

@@ -59,6 +59,7 @@ impl Loaded {
         let device = device::of_use(&run);
         let weights = trained(&found, device);
         let mut towers = Towers::load(&run, device)?;
+        towers.image_encoder = towers.image_encoder.with_trained(&run, &weights)?;
         towers.language_model = towers.language_model.for_writing();
         Ok(Self { run, found, weights, towers })
     }

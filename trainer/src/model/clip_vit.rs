@@ -63,19 +63,36 @@ impl ClipVit {
         })
     }
 
-    /// The residual stream behind the last block, class token first.
+    /// What the first block is given, class token first.
     ///
     /// # Shapes
     /// `pixels`: `[B, 3, S, S]`, normalised, any floating-point type; result: `[B, P, V]` in the type of the weights.
-    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+    pub fn embed(&self, pixels: &Tensor) -> Tensor {
         let patches = self.patches.forward(&pixels.to_kind(self.class_embedding.kind()));
         let (batch, _, width) = patches.size3().expect("invariant: patches are [B, P, V]");
         let class = self.class_embedding.expand([batch, 1, width], false);
-        let mut x = self.norm.forward(&(Tensor::cat(&[&class, &patches], 1) + &self.position_embedding));
-        for block in &self.blocks {
-            x = block.forward(&x, Mask::Open);
-        }
-        x
+        self.norm.forward(&(Tensor::cat(&[&class, &patches], 1) + &self.position_embedding))
+    }
+
+    /// Blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The residual stream behind one block.
+    ///
+    /// # Shapes
+    /// `x` and result: `[B, P, V]`.
+    pub fn block(&self, index: usize, x: &Tensor) -> Tensor {
+        self.blocks[index].forward(x, Mask::Open)
+    }
+
+    /// The residual stream behind the last block, class token first.
+    ///
+    /// # Shapes
+    /// As [`Self::embed`].
+    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        (0..self.depth()).fold(self.embed(pixels), |x, index| self.block(index, &x))
     }
 }
 

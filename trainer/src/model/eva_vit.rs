@@ -57,19 +57,36 @@ impl EvaVit {
         })
     }
 
-    /// The residual stream behind the last block, class token first.
+    /// What the first block is given, class token first.
     ///
     /// # Shapes
     /// `pixels`: `[B, 3, S, S]`, normalised, any floating-point type; result: `[B, P, V]` in the type of the weights.
-    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+    pub fn embed(&self, pixels: &Tensor) -> Tensor {
         let patches = self.patches.forward(&pixels.to_kind(self.class_embedding.kind()));
         let (batch, _, width) = patches.size3().expect("invariant: patches are [B, P, V]");
         let class = self.class_embedding.expand([batch, 1, width], false);
-        let mut x = Tensor::cat(&[&class, &patches], 1) + &self.position_embedding;
-        for block in &self.blocks {
-            x = block.forward(x);
-        }
-        x
+        Tensor::cat(&[&class, &patches], 1) + &self.position_embedding
+    }
+
+    /// Blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The residual stream behind one block.
+    ///
+    /// # Shapes
+    /// `x` and result: `[B, P, V]`.
+    pub fn block(&self, index: usize, x: &Tensor) -> Tensor {
+        self.blocks[index].forward(x)
+    }
+
+    /// The residual stream behind the last block, class token first.
+    ///
+    /// # Shapes
+    /// As [`Self::embed`].
+    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        (0..self.depth()).fold(self.embed(pixels), |x, index| self.block(index, &x))
     }
 }
 
@@ -141,8 +158,8 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: Tensor) -> Tensor {
-        let qkv = self.qkv.forward(&self.layer_norm1.forward(&x)).chunk(3, -1);
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let qkv = self.qkv.forward(&self.layer_norm1.forward(x)).chunk(3, -1);
         let attended = attention(&qkv[0], &qkv[1], &qkv[2], Mask::Open, self.form);
         let x = x + self.projection.forward(&attended);
         // The exact GELU, by the error function.

@@ -1,7 +1,7 @@
 //! The two families of image encoders behind one face.
 
 use configs::{Attention, ImageBlock, ImageSizes};
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
 
 use super::clip_vit::ClipVit;
 use super::eva_vit::EvaVit;
@@ -43,6 +43,49 @@ impl ImageTower {
             Self::Eva(tower) => tower.forward(pixels),
             Self::Clip(tower) => tower.forward(pixels),
         }
+    }
+
+    fn embed(&self, pixels: &Tensor) -> Tensor {
+        match self {
+            Self::Eva(tower) => tower.embed(pixels),
+            Self::Clip(tower) => tower.embed(pixels),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Self::Eva(tower) => tower.depth(),
+            Self::Clip(tower) => tower.depth(),
+        }
+    }
+
+    fn block(&self, index: usize, x: &Tensor) -> Tensor {
+        match self {
+            Self::Eva(tower) => tower.block(index, x),
+            Self::Clip(tower) => tower.block(index, x),
+        }
+    }
+
+    /// Sends the gradient of the output back to the weights, through activations that are computed again: all at once, or,
+    /// with `by_block`, one block at a time, which keeps the blocks' inputs only.
+    ///
+    /// # Shapes
+    /// `pixels`: as [`Self::forward`] takes them; `gradient`: `[B, P, V]`.
+    pub fn backward(&self, pixels: &Tensor, gradient: &Tensor, by_block: bool) {
+        // The gradient of this sum with respect to `output` is `gradient`.
+        let send = |output: &Tensor, gradient: &Tensor| (output * gradient).sum(gradient.kind()).backward();
+        if !by_block {
+            return send(&self.forward(pixels), gradient);
+        }
+        let mut inputs = no_grad(|| vec![self.embed(pixels)]);
+        no_grad(|| (1..self.depth()).for_each(|index| inputs.push(self.block(index - 1, &inputs[index - 1]))));
+        let mut gradient = gradient.shallow_clone();
+        for (index, input) in inputs.into_iter().enumerate().take(self.depth()).rev() {
+            let input = input.set_requires_grad(true);
+            send(&self.block(index, &input), &gradient);
+            gradient = input.grad();
+        }
+        send(&self.embed(pixels), &gradient);
     }
 }
 

@@ -1,16 +1,18 @@
 //! What the first stage of a run starts from: random values, weights by themselves, or another run's checkpoint.
 
 use cluster::{Collective, broadcast_text};
-use configs::{Model, QFormerInit};
+use configs::{Model, QFormerInit, Stage};
 use tch::Kind;
 
 use super::kept::tensor_of;
 use crate::TrainerError;
 use crate::checkpoint::{Found, RunPrefix, open_checkpoint};
 use crate::events::Events;
+use crate::frozen::{FrozenImageEncoder, IMAGE_ENCODER};
+use crate::model::image_tower::fit_positions;
 use crate::model::tensors::Tensors;
 use crate::state::State;
-use crate::weights;
+use crate::weights::{self, Part};
 
 /// Where weights lie by themselves, whatever else is there.
 const WEIGHTS_ENDINGS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
@@ -47,6 +49,15 @@ pub(super) fn shared(found: Option<Found>, ranks: &dyn Collective) -> Result<Opt
     }
 }
 
+/// Where the stage trains the image encoder, puts the weights of the tower that the config names in place of random ones.
+pub(super) fn put_image_encoder(stage: &Stage, tower: &FrozenImageEncoder, random: &mut Tensors) {
+    if stage.train_image_encoder() {
+        for (name, weight) in tower.weights().iter().filter(|(name, _)| Part::of(name) == Part::ImageEncoder) {
+            random.insert(name, weight.to_kind(Kind::Float));
+        }
+    }
+}
+
 /// Puts the values of a BERT, and with `start_from` those of the weights that it names, in place of random ones.
 ///
 /// # Errors
@@ -57,9 +68,12 @@ pub(super) fn put_weights(
     random: &mut Tensors,
     events: Events,
 ) -> Result<(), TrainerError> {
+    let trains = |part: Part| random.iter().any(|(name, _)| Part::of(name) == part);
+    let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| trains(*part)).collect();
     let bert = if let QFormerInit::Bert(bert) = &model.qformer.init { Some(bert) } else { None };
     for source in [bert, model.start_from.as_ref().filter(|_| start_from)].into_iter().flatten() {
-        let given = weights::load_start(source)?;
+        let mut given = weights::load_start(source, &parts)?;
+        fit(model, &mut given)?;
         let mut taken = 0;
         for (name, given) in given.iter() {
             let Some(old) = random.get(name) else { continue };
@@ -76,17 +90,23 @@ pub(super) fn put_weights(
 ///
 /// # Errors
 /// [`TrainerError::WeightShape`] when one has another shape.
-pub(super) fn put_checkpoint(state: &mut State, found: &Found) -> Result<usize, TrainerError> {
+pub(super) fn put_checkpoint(model: &Model, state: &mut State, found: &Found) -> Result<usize, TrainerError> {
+    let mut given: Tensors = found.trainable.iter().map(|array| (array.name.clone(), tensor_of(array))).collect();
+    fit(model, &mut given)?;
     let mut taken = 0;
-    for array in &found.trainable {
-        let tensor = tensor_of(array);
-        if let Some(segment) = state.segments.iter().find(|segment| segment.name == array.name)
+    for (name, tensor) in given.iter() {
+        if let Some(segment) = state.segments.iter().find(|segment| segment.name == name)
             && segment.shape != tensor.size()
         {
             let expected = segment.shape.clone();
-            return Err(TrainerError::WeightShape { name: array.name.clone(), found: tensor.size(), expected });
+            return Err(TrainerError::WeightShape { name: name.to_owned(), found: tensor.size(), expected });
         }
-        taken += usize::from(state.set(&array.name, &tensor));
+        taken += usize::from(state.set(name, tensor));
     }
     Ok(taken)
+}
+
+/// Fits the positions of an image encoder among `given` to the model's image size.
+fn fit(model: &Model, given: &mut Tensors) -> Result<(), TrainerError> {
+    fit_positions(given, IMAGE_ENCODER, model.image_encoder.sizes(), model.image_encoder.image_size())
 }
