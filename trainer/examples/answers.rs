@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let (pixels, ids) = (given("pixel_values")?, given("input_ids")?);
     let (rows, length) = ids.size2()?;
     let inputs = || {
-        let prefix = stage2.prefix(&tower.forward(pixels));
+        let prefix = stage2.prefix(&tower.forward(pixels), None);
         let inputs = Tensor::cat(&[prefix, opt.embed_tokens(ids)], 1);
         let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, inputs.device()));
         (inputs, mask)

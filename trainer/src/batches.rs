@@ -33,12 +33,13 @@ pub fn text(tokens: &TextBatch, length: usize, device: Device) -> Text {
 /// What a stage's model is given of the captions of a slice, on a device.
 ///
 /// # Shapes
-/// `lengths`: the longest text and the longest input of the global batch.
-pub fn words(tokens: &Encoded, [length, input_length]: [usize; 2], device: Device) -> Words {
+/// `lengths`: the longest text, the longest input and the longest question of the global batch.
+pub fn words(tokens: &Encoded, lengths: [usize; 3], device: Device) -> Words {
     Words {
-        text: text(&tokens.text, length, device),
-        input: tokens.input.as_ref().map(|input| text(input, input_length, device)),
-        prompt_tokens: tokens.prompt_tokens as i64,
+        text: text(&tokens.text, lengths[0], device),
+        input: tokens.input.as_ref().map(|input| text(input, lengths[1], device)),
+        question: tokens.question.as_ref().map(|question| text(question, lengths[2], device)),
+        prompt_tokens: tokens.prompt_tokens.clone(),
     }
 }
 

@@ -335,7 +335,8 @@ impl<'a> Bench<'a> {
                 Words {
                     input: Some(self.text(&given, given_most, marks, &mut rng)),
                     text: self.text(&said, said_most, marks, &mut rng),
-                    prompt_tokens: 0,
+                    question: None,
+                    prompt_tokens: Vec::new(),
                 }
             }
         };

@@ -3,7 +3,7 @@
 //! Letters: `b` rows of a slice, `P` visual tokens of width `V`, `Q` queries, `T` text positions, `D` width of the
 //! language model, `W` its words.
 
-use configs::Model;
+use configs::{GenerativeStage, Model};
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
@@ -28,13 +28,15 @@ pub struct Words {
     pub text: Text,
     /// What an encoder reads behind the soft prompt.
     pub input: Option<Text>,
-    /// The first tokens of `text` that carry no loss.
-    pub prompt_tokens: i64,
+    /// What the Q-Former reads beside its queries.
+    pub question: Option<Text>,
+    /// The first tokens of each row of `text` that carry no loss; empty where all carry one.
+    pub prompt_tokens: Vec<i64>,
 }
 
 impl From<Text> for Words {
     fn from(text: Text) -> Self {
-        Self { text, input: None, prompt_tokens: 0 }
+        Self { text, input: None, question: None, prompt_tokens: Vec::new() }
     }
 }
 
@@ -54,16 +56,27 @@ impl Stage2 {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn new(scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
-        Self::computed_in(compute_kind(model.qformer.dtype, scope.device()), scope, model, training)
+        Self::build(scope, model, TextParts::Absent, training)
     }
 
-    /// [`Self::new`], computing in the given type.
+    /// [`Self::new`], as a stage needs it: with the Q-Former's text parts where it reads questions.
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
-    pub fn computed_in(kind: Kind, scope: &Scope<'_>, model: &Model, training: bool) -> Result<Self, TrainerError> {
+    pub fn of_stage(
+        scope: &Scope<'_>,
+        model: &Model,
+        stage: &GenerativeStage,
+        training: bool,
+    ) -> Result<Self, TrainerError> {
+        let text = if stage.qformer_text_input { TextParts::Present } else { TextParts::Absent };
+        Self::build(scope, model, text, training)
+    }
+
+    fn build(scope: &Scope<'_>, model: &Model, text: TextParts, training: bool) -> Result<Self, TrainerError> {
         let sizes = &model.qformer;
-        let build = Build { text: TextParts::Absent, attention: model.attention, kind, training };
+        let kind = compute_kind(sizes.dtype, scope.device());
+        let build = Build { text, attention: model.attention, kind, training };
         let (hidden, width) = (sizes.hidden_dim as i64, model.image_encoder.sizes().width as i64);
         let half = scope.computed_in(kind);
         // torch's default for a new linear layer, as the reference leaves it.
@@ -85,14 +98,26 @@ impl Stage2 {
         declare(|scope| Self::new(scope, model, true))
     }
 
-    /// The soft prompt: projected query outputs.
+    /// The weights that a stage trains.
+    ///
+    /// # Errors
+    /// None in practice: nothing is read.
+    pub fn specs_of_stage(model: &Model, stage: &GenerativeStage) -> Result<Vec<Spec>, TrainerError> {
+        declare(|scope| Self::of_stage(scope, model, stage, true))
+    }
+
+    /// The soft prompt: projected query outputs. Queries see the question, where there is one, as they see a text in ITM
+    /// (paper section 4.3: the question conditions what the Q-Former takes from the image).
     ///
     /// # Shapes
-    /// `patches`: `[b, P, V]`, the frozen encoder's output; result: `[b, Q, D]`.
-    pub fn prefix(&self, patches: &Tensor) -> Tensor {
+    /// `patches`: `[b, P, V]`, the image encoder's output; `question`: `[b, T]`, padded on the right; result: `[b, Q, D]`.
+    pub fn prefix(&self, patches: &Tensor, question: Option<&Text>) -> Tensor {
         let image = self.ln_vision.forward(&patches.to_kind(Kind::Float)).to_kind(self.qformer.kind);
         let image = self.qformer.image_key_values(&image);
-        self.language_projection.forward(&self.qformer.queries(&image, patches.size()[0]).hidden)
+        self.language_projection.forward(&match question {
+            Some(text) => self.qformer.joint(&image, &text.ids, &text.mask),
+            None => self.qformer.queries(&image, patches.size()[0]).hidden,
+        })
     }
 
     /// The loss of one slice with either kind of language model.
@@ -106,12 +131,13 @@ impl Stage2 {
         words: &Words,
         label_smoothing: f64,
     ) -> Tensor {
+        let prefix = self.prefix(patches, words.question.as_ref());
         match (language_model, words) {
             (LanguageTower::Opt(model), Words { text, prompt_tokens, .. }) => {
-                self.loss(model, patches, text, *prompt_tokens, label_smoothing)
+                self.loss(model, prefix, text, prompt_tokens, label_smoothing)
             }
             (LanguageTower::T5(model), Words { text, input: Some(input), .. }) => {
-                self.encoder_decoder_loss(model, patches, [input, text], label_smoothing)
+                self.encoder_decoder_loss(model, prefix, [input, text], label_smoothing)
             }
             (LanguageTower::T5(_), _) => unreachable!("invariant: texts for T5 have an input"),
         }
@@ -120,16 +146,16 @@ impl Stage2 {
     /// The loss of an encoder-decoder: the encoder reads the soft prompt and then `input`, the decoder predicts `output`.
     ///
     /// # Shapes
-    /// `patches`: `[b, P, V]`; `input`: `[b, S]`; `output`: `[b, T]`, each padded on the right.
+    /// `prefix`: `[b, Q, D]`; `input`: `[b, S]`; `output`: `[b, T]`, each padded on the right.
     pub fn encoder_decoder_loss(
         &self,
         language_model: &T5,
-        patches: &Tensor,
+        prefix: Tensor,
         [input, output]: [&Text; 2],
         label_smoothing: f64,
     ) -> Tensor {
         let words = language_model.embed_tokens(&input.ids);
-        let prefix = self.prefix(patches).to_kind(words.kind());
+        let prefix = prefix.to_kind(words.kind());
         let seen = Tensor::ones([prefix.size()[0], prefix.size()[1]], (input.mask.kind(), input.mask.device()));
         let mask = upload(&Tensor::cat(&[&seen, &input.mask], 1), prefix.device());
         let encoded = language_model.encode(&Tensor::cat(&[&prefix, &words], 1), &mask);
@@ -138,26 +164,26 @@ impl Stage2 {
         let start = output.ids.narrow(1, 0, 1).full_like(T5_PAD);
         let said = Tensor::cat(&[start, output.ids.narrow(1, 0, length - 1)], 1);
         let hidden = language_model.decode(&language_model.embed_tokens(&said), &encoded, &mask);
-        let places = lm::labelled(&output.mask, 0, prefix.device());
+        let places = lm::labelled(&output.mask, &[], prefix.device());
         let [hidden, labels] = [hidden.flatten(0, 1), output.ids.flatten(0, 1)].map(|x| x.index_select(0, &places));
         lm::next_word(&language_model.logits(&hidden), &labels, label_smoothing)
     }
 
     /// The language model's loss on a text that follows the soft prompt. The leading `</s>` is a label too, predicted
-    /// from the last query; the first `prompt_tokens` labels do not count.
+    /// from the last query; the first `prompt_tokens` labels of each row do not count.
     ///
     /// # Shapes
-    /// `patches`: `[b, P, V]`; `text`: `[b, T]`, padded on the right.
+    /// `prefix`: `[b, Q, D]`; `text`: `[b, T]`, padded on the right; `prompt_tokens`: `[b]`, or nothing.
     pub fn loss(
         &self,
         language_model: &Opt,
-        patches: &Tensor,
+        prefix: Tensor,
         text: &Text,
-        prompt_tokens: i64,
+        prompt_tokens: &[i64],
         label_smoothing: f64,
     ) -> Tensor {
         let words = language_model.embed_tokens(&text.ids);
-        let prefix = self.prefix(patches).to_kind(words.kind());
+        let prefix = prefix.to_kind(words.kind());
         let (queries, length) = (prefix.size()[1], text.ids.size()[1]);
         // Right padding: the causal order alone keeps padding from every labelled position.
         let places = lm::labelled(&text.mask, prompt_tokens, prefix.device());

@@ -336,7 +336,7 @@ pub fn generative(
     let mut losses = Vec::with_capacity(slices.len());
     let mut gradient = map.sum();
     for slice in slices {
-        let stage2 = Stage2::new(&state.parameters().scope(""), model, true)?;
+        let stage2 = Stage2::of_stage(&state.parameters().scope(""), model, stage, true)?;
         let generator = key.dropout(slice.index, pass::GENERATIVE);
         let loss = stage2.slice_loss(language_model, &slice.patches, &slice.words, stage.label_smoothing);
         drop(generator);
@@ -417,14 +417,14 @@ pub fn build_slices(
         let cut = |caption: usize| {
             CounterRng::new(run.run.seed, Purpose::Prefix, &[key.stage, key.step, batch.samples[caption]])
         };
-        let tokens = towers.encode_captions(stage, &batch.captions, cut);
+        let tokens = towers.encode_texts(stage, &batch.questions, &batch.captions, cut);
         read.push((index, batch, tokens));
     }
     // All slices are padded alike: to the longest text of the global batch.
     let longest = |tokens: &Encoded| Tensor::from_slice(&tokens.longest().map(|length| length as i64));
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
     let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
-    let (lengths, device) = ([most(0), most(1)], towers.device);
+    let (lengths, device) = ([most(0), most(1), most(2)], towers.device);
     let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| {
         let (patches, pixels) = encoders.patches(batches::pixels(batch, run.data.image_size, device))?;
         Ok(Slice {

@@ -60,20 +60,23 @@ pub struct Encoded {
     pub text: TextBatch,
     /// What an encoder reads.
     pub input: Option<TextBatch>,
-    /// The first tokens of `text` that carry no loss.
-    pub prompt_tokens: usize,
+    /// What the Q-Former reads beside its queries.
+    pub question: Option<TextBatch>,
+    /// The first tokens of each row of `text` that carry no loss; empty where all carry one.
+    pub prompt_tokens: Vec<i64>,
 }
 
 impl From<TextBatch> for Encoded {
     fn from(text: TextBatch) -> Self {
-        Self { text, input: None, prompt_tokens: 0 }
+        Self { text, input: None, question: None, prompt_tokens: Vec::new() }
     }
 }
 
 impl Encoded {
-    /// Tokens of the longest text and of the longest input.
-    pub fn longest(&self) -> [usize; 2] {
-        [self.text.longest(), self.input.as_ref().map_or(0, TextBatch::longest)]
+    /// Tokens of the longest text, of the longest input and of the longest question.
+    pub fn longest(&self) -> [usize; 3] {
+        let of = |batch: &Option<TextBatch>| batch.as_ref().map_or(0, TextBatch::longest);
+        [self.text.longest(), of(&self.input), of(&self.question)]
     }
 }
 
@@ -205,7 +208,28 @@ impl Tokenizer {
             })
             .collect();
         let longest = framed.iter().map(Vec::len).max().unwrap_or(0);
-        let len = if pad_to == PadTo::Limit { max_tokens } else { longest };
+        self.padded(framed, if pad_to == PadTo::Limit { max_tokens } else { longest }, unknown_words)
+    }
+
+    /// Texts that go on from prompts of their own, and how many tokens each prompt has. A prompt and what follows, its end
+    /// included, are cut to `max_tokens` each, so that no prompt cuts its text away; rows are padded to twice as many.
+    pub fn continued(&self, prompts: &[String], texts: &[String], max_tokens: usize) -> (TextBatch, Vec<i64>) {
+        let mut unknown_words = 0;
+        let row = |(prompt, text): (&String, &String)| {
+            let mut row = self.prompt(prompt);
+            row.truncate(max_tokens);
+            let prompt_tokens = row.len() as i64;
+            // A word inside of a text begins with its space in vocabularies of bytes.
+            let (mut words, unknown) = self.vocabulary.ids(&format!(" {text}"));
+            unknown_words += unknown;
+            words.truncate(max_tokens - 1);
+            (row.into_iter().chain(words).chain([self.end]).collect(), prompt_tokens)
+        };
+        let (rows, prompt_tokens): (Vec<Vec<i64>>, Vec<i64>) = prompts.iter().zip(texts).map(row).unzip();
+        (self.padded(rows, 2 * max_tokens, unknown_words), prompt_tokens)
+    }
+
+    fn padded(&self, framed: Vec<Vec<i64>>, len: usize, unknown_words: usize) -> TextBatch {
         let mut batch = TextBatch { ids: Vec::new(), mask: Vec::new(), rows: framed.len(), len, unknown_words };
         for row in framed {
             let padding = len - row.len();
@@ -284,6 +308,11 @@ impl Tokenizer {
 /// A caption behind its prompt, with one space between them.
 pub fn joined(prompt: &str, caption: &str) -> String {
     [prompt.trim_end(), caption].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A question in its prompt, whose `{}` it takes the place of. What comes next follows behind a space.
+pub fn asked(prompt: &str, question: &str) -> String {
+    prompt.replace("{}", question).trim_end().to_owned()
 }
 
 /// A caption's beginning, which an encoder is given, and the rest, which the decoder says. Where it is cut is drawn evenly

@@ -1,6 +1,6 @@
 //! The frozen towers of a run with their tokenizers; tiny ones are trained here once, before anything else.
 
-use configs::{GenerativeText, Run, Stage};
+use configs::{GenerativeStage, GenerativeText, Run, Stage};
 use data_pipeline::rng::CounterRng;
 use data_pipeline::store::Location;
 use tch::Device;
@@ -13,7 +13,7 @@ use crate::model::language_tower::LanguageTower;
 use crate::pretrain::{Progress, pretrain_image_encoder, pretrain_language_model};
 use crate::session::Session;
 use crate::storage::Storage;
-use crate::text::{Encoded, PadTo, TextBatch, Tokenizer, joined, split_caption};
+use crate::text::{Encoded, PadTo, TextBatch, Tokenizer, asked, joined, split_caption};
 
 /// Everything that is frozen.
 pub struct Towers {
@@ -47,20 +47,30 @@ impl Towers {
         })
     }
 
-    /// Token ids of captions, in the tokens of the model that the stage gives them to. `cut` draws where a caption, given
-    /// by its number, is cut for an encoder-decoder.
-    pub fn encode_captions(&self, stage: &Stage, captions: &[String], cut: impl Fn(usize) -> CounterRng) -> Encoded {
+    /// Token ids of a batch's texts, in the tokens of the model that the stage gives them to: captions, or answers to
+    /// `questions`. `cut` draws where a caption, given by its number, is cut for an encoder-decoder.
+    pub fn encode_texts(
+        &self,
+        stage: &Stage,
+        questions: &[String],
+        captions: &[String],
+        cut: impl Fn(usize) -> CounterRng,
+    ) -> Encoded {
         let Stage::Generative(stage) = stage else { return self.encode_for_qformer(captions).into() };
+        if stage.text == GenerativeText::QuestionAnswer {
+            return self.encode_answers(stage, questions, captions);
+        }
         let tokenizer = &self.language_tokenizer;
         match self.language_model.model() {
             LanguageTower::Opt(_) => {
                 let with_prompt: Vec<String> = captions.iter().map(|text| joined(&stage.prompt, text)).collect();
-                Encoded {
-                    text: tokenizer.encode(&with_prompt, self.language_tokens, PadTo::Limit),
-                    input: None,
-                    // A prompt's own tokens, with `</s>` in front.
-                    prompt_tokens: if stage.prompt.is_empty() { 0 } else { tokenizer.prompt(&stage.prompt).len() },
-                }
+                // A prompt's own tokens, with `</s>` in front.
+                let prompt_tokens = match stage.prompt.as_str() {
+                    "" => Vec::new(),
+                    prompt => vec![tokenizer.prompt(prompt).len() as i64; captions.len()],
+                };
+                let text = tokenizer.encode(&with_prompt, self.language_tokens, PadTo::Limit);
+                Encoded { prompt_tokens, ..text.into() }
             }
             LanguageTower::T5(_) => {
                 let split = |(number, caption): (usize, &String)| match stage.text {
@@ -70,9 +80,27 @@ impl Towers {
                 let (given, said): (Vec<String>, Vec<String>) = captions.iter().enumerate().map(split).unzip();
                 let given: Vec<String> = given.iter().map(|text| joined(&stage.prompt, text)).collect();
                 let encode = |texts: &[String]| tokenizer.encode(texts, self.language_tokens, PadTo::Limit);
-                Encoded { text: encode(&said), input: Some(encode(&given)), prompt_tokens: 0 }
+                Encoded { input: Some(encode(&given)), ..encode(&said).into() }
             }
         }
+    }
+
+    /// Answers behind their questions, which stand in the stage's prompt; the Q-Former is given the questions by themselves
+    /// where the stage says so.
+    fn encode_answers(&self, stage: &GenerativeStage, questions: &[String], answers: &[String]) -> Encoded {
+        let prompts: Vec<String> = questions.iter().map(|question| asked(&stage.prompt, question)).collect();
+        let (tokenizer, limit) = (&self.language_tokenizer, self.language_tokens);
+        let encoded: Encoded = match self.language_model.model() {
+            LanguageTower::Opt(_) => {
+                let (text, prompt_tokens) = tokenizer.continued(&prompts, answers, limit);
+                Encoded { prompt_tokens, ..text.into() }
+            }
+            LanguageTower::T5(_) => {
+                let encode = |texts: &[String]| tokenizer.encode(texts, limit, PadTo::Limit);
+                Encoded { input: Some(encode(&prompts)), ..encode(answers).into() }
+            }
+        };
+        Encoded { question: stage.qformer_text_input.then(|| self.encode_for_qformer(questions)), ..encoded }
     }
 
     /// Token ids for the Q-Former.

@@ -75,7 +75,7 @@ fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
         Stage::Representation(_) => Stage1::specs(&run.model)?,
         Stage::Generative(stage) => {
             check_texts(run, stage)?;
-            Stage2::specs(&run.model)?
+            Stage2::specs_of_stage(&run.model, stage)?
         }
     };
     if stage.train_image_encoder() {
@@ -99,16 +99,10 @@ fn check_texts(run: &Run, stage: &GenerativeStage) -> Result<(), TrainerError> {
         });
     }
     match stage.text {
-        GenerativeText::QuestionAnswer => {
-            refuse("text is question_answer", "whole_caption or prefix_split; questions come with fine-tuning")
-        }
         GenerativeText::PrefixSplit if is_decoder => refuse(
             "text is prefix_split with a decoder",
             "whole_caption; an encoder-decoder reads a caption's beginning",
         ),
-        _ if stage.qformer_text_input => {
-            refuse("qformer_text_input is true", "false; the Q-Former reads questions with fine-tuning")
-        }
         _ => Ok(()),
     }
 }

@@ -74,7 +74,7 @@ impl Model {
         };
         let image = io.get(if is_lavis { "image" } else { "pixel_values" }).unwrap();
         let stage2 = Stage2::new(&weights.scope(""), &run.model, false).unwrap();
-        let prefix = stage2.prefix(&patches(&run, &weights, image));
+        let prefix = stage2.prefix(&patches(&run, &weights, image), None);
         Some(Self { run, config, expected: fixture.json("expected.json"), io, weights, prefix })
     }
 

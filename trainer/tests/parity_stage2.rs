@@ -73,7 +73,8 @@ fn t5_equals_lavis() {
     let stage2 = Stage2::new(&weights.scope(""), &run.model, true).unwrap();
     for case in ["prefix", "empty_input"] {
         let [input, output] = [text_of(case, "input"), text_of(case, "output")];
-        let loss = stage2.encoder_decoder_loss(&t5, &patches, [&input, &output], 0.0).double_value(&[]);
+        let loss =
+            stage2.encoder_decoder_loss(&t5, stage2.prefix(&patches, None), [&input, &output], 0.0).double_value(&[]);
         assert_loss(case, loss, &expected["cases"][case]["loss"]);
     }
     let [input, output] = [text_of("prefix", "input"), text_of("prefix", "output")];
@@ -81,7 +82,7 @@ fn t5_equals_lavis() {
         &run,
         &weights,
         (&expected["cases"]["prefix"]["loss"], &gradients, t5_gradient()),
-        |stage2| stage2.encoder_decoder_loss(&t5, &patches, [&input, &output], 0.0),
+        |stage2| stage2.encoder_decoder_loss(&t5, stage2.prefix(&patches, None), [&input, &output], 0.0),
     );
 }
 
@@ -99,7 +100,7 @@ fn t5_equals_hugging_face() {
     let output = text_of_labels(io("labels"));
     let gradients = fixture.tensors("grads.safetensors");
     assert_loss_and_gradients(&run, &weights, (&expected["loss"], &gradients, t5_gradient()), |stage2| {
-        stage2.encoder_decoder_loss(&t5, &patches, [&input, &output], 0.0)
+        stage2.encoder_decoder_loss(&t5, stage2.prefix(&patches, None), [&input, &output], 0.0)
     });
 }
 
@@ -116,13 +117,16 @@ fn opt_equals_hugging_face() {
     let queries = run.model.qformer.num_query_tokens as i64;
     let text = behind_queries(io("input_ids"), io("attention_mask"), queries);
     let stage2 = Stage2::new(&weights.scope(""), &run.model, true).unwrap();
-    assert_near("soft prompt", &stage2.prefix(&patches), io("lm_image_inputs"), 1e-4);
+    assert_near("soft prompt", &stage2.prefix(&patches, None), io("lm_image_inputs"), 1e-4);
     let hidden = |labels: &str| {
         let counted = io(labels).ge(0).sum_dim_intlist([1_i64].as_slice(), false, Kind::Int64);
         let all = text.mask.sum_dim_intlist([1_i64].as_slice(), false, Kind::Int64);
         (all - counted).max().int64_value(&[])
     };
-    let loss = |stage2: &Stage2, prompt_tokens| stage2.loss(&opt, &patches, &text, prompt_tokens, 0.0);
+    let loss = |stage2: &Stage2, prompt_tokens| {
+        let of_rows = vec![prompt_tokens; text.ids.size()[0] as usize];
+        stage2.loss(&opt, stage2.prefix(&patches, None), &text, &of_rows, 0.0)
+    };
     let masked = loss(&stage2, hidden("labels_prompt_masked")).double_value(&[]);
     assert_loss("loss with a hidden prompt", masked, &expected["loss_prompt_masked"]);
     let gradients = fixture.tensors("grads.safetensors");
@@ -145,7 +149,9 @@ fn opt_equals_lavis() {
     let stage2 = Stage2::new(&weights.scope(""), &run.model, true).unwrap();
     let masked = expected["prompt_length_masked"].as_i64().unwrap();
     for (case, prompt_tokens) in [("caption", 0), ("caption_truncated", 0), ("caption_prompt", masked)] {
-        let loss = stage2.loss(&opt, &patches, &text_of(case), prompt_tokens, 0.0).double_value(&[]);
+        let text = text_of(case);
+        let of_rows = vec![prompt_tokens; text.ids.size()[0] as usize];
+        let loss = stage2.loss(&opt, stage2.prefix(&patches, None), &text, &of_rows, 0.0).double_value(&[]);
         assert_loss(case, loss, &expected["cases"][case]["loss"]);
     }
 

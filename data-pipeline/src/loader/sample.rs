@@ -18,6 +18,7 @@ use crate::rng::{CounterRng, Purpose};
 pub(super) struct Sample {
     pub(super) source: usize,
     pub(super) caption: String,
+    pub(super) question: String,
     pub(super) key: String,
     pub(super) id: u64,
     pub(super) encoded_bytes: u64,
@@ -91,7 +92,16 @@ impl SampleLoader {
         let mut rng = CounterRng::new(layout.seed, Purpose::Augment, &[address.epoch, id]);
         transform.load(encoded, limits, &mut rng, slot).map_err(|error| error.reason())?;
         let key = rows.keys.as_ref().filter(|k| k.is_valid(row)).map_or("", |k| k.value(row)).to_owned();
-        Ok(Sample { source: drawn.source, caption, key, id, encoded_bytes: encoded.len() as u64, skipped: Vec::new() })
+        let question = String::new();
+        Ok(Sample {
+            source: drawn.source,
+            caption,
+            question,
+            key,
+            id,
+            encoded_bytes: encoded.len() as u64,
+            skipped: Vec::new(),
+        })
     }
 
     /// The row's caption; one drawn by counter when there are several.

@@ -211,7 +211,7 @@ impl<'a> Speaker<'a> {
         match &self.model {
             Model::Stage1(stage1) => write(&mut QFormerWriter::new(stage1, patches, start)),
             Model::Stage2(stage2, language_model, prompt) => {
-                let prefix = stage2.prefix(patches).to_kind(language_model.kind());
+                let prefix = stage2.prefix(patches, None).to_kind(language_model.kind());
                 let prompt = prompt.to_device(patches.device()).unsqueeze(0).expand([rows, -1], false);
                 let inputs = Tensor::cat(&[prefix, language_model.embed_tokens(&prompt)], 1);
                 let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, patches.device()));

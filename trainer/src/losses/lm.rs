@@ -7,14 +7,21 @@ use crate::device::upload;
 /// The label of a position that does not count.
 pub const IGNORED: i64 = -100;
 
-/// Where a text has labels: at all its tokens behind the first `unlabelled`, so that words are scored there only.
+/// Where texts have labels: at all their tokens behind the first `unlabelled` of each row, so that words are scored there
+/// only.
 ///
 /// # Shapes
-/// `mask`: `[b, T]`, 1 for tokens and 0 for padding, on the processor (or it is fetched); result: `[m]`, places in `[b · T]`.
-pub fn labelled(mask: &Tensor, unlabelled: i64, device: Device) -> Tensor {
-    let (mask, length) = (mask.to_device(Device::Cpu), mask.size()[1]);
-    let first = unlabelled.clamp(0, length);
-    let labelled = Tensor::cat(&[mask.narrow(1, 0, first).zeros_like(), mask.narrow(1, first, length - first)], 1);
+/// `mask`: `[b, T]`, 1 for tokens and 0 for padding, on the processor (or it is fetched); `unlabelled`: `[b]`, or nothing
+/// where all tokens have labels; result: `[m]`, places in `[b · T]`.
+pub fn labelled(mask: &Tensor, unlabelled: &[i64], device: Device) -> Tensor {
+    let mask = mask.to_device(Device::Cpu);
+    let labelled = match unlabelled {
+        [] => mask,
+        first => {
+            let places = Tensor::arange(mask.size()[1], (Kind::Int64, Device::Cpu));
+            mask.logical_and(&places.ge_tensor(&Tensor::from_slice(first).unsqueeze(1)))
+        }
+    };
     upload(&labelled.flatten(0, 1).nonzero().squeeze_dim(1), device)
 }
 
