@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
 use crate::store::Location;
@@ -44,11 +44,13 @@ struct CocoCaption {
     caption: String,
 }
 
-/// Ids are numbers in some files, texts in others.
-#[derive(Clone, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+/// The id of an image or a question: a number in some files, a text in others. It is written as it was read.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(untagged)]
-enum Id {
+pub enum Id {
+    /// A number.
     Number(u64),
+    /// A text.
     Text(String),
 }
 

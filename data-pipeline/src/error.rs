@@ -67,6 +67,16 @@ pub enum DataError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file of a benchmark, or its folder of images, that cannot be used as it is: all that is wrong with it.
+    #[error("{uri}: {problems}\n{advice}")]
+    Benchmark {
+        /// The file or the folder.
+        uri: String,
+        /// What is wrong with it, and where.
+        problems: crate::benchmark::Problems,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A tar that is none, or ends early.
     #[error("{uri}: not a readable tar: {problem}. Download or write this shard again, or remove it")]
     Tar {

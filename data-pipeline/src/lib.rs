@@ -5,6 +5,7 @@
 
 pub mod annotations;
 pub mod augment;
+pub mod benchmark;
 pub mod caption;
 pub mod catalog;
 pub mod derived;
