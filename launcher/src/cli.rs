@@ -3,6 +3,8 @@
 mod capfilt;
 mod checkpoints;
 mod data;
+mod decoding;
+mod eval;
 mod fetch;
 mod ranks;
 mod slurm;
@@ -15,10 +17,10 @@ use clap::{Args, Parser, Subcommand};
 pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use checkpoints::{CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs};
 pub use data::{DataCommand, IndexArgs, InspectArgs, SynthArgs};
+pub use decoding::DecodingArgs;
+pub use eval::{EvalArgs, EvalCommand, RetrievalArgs, ScoreArgs, TableArgs};
 pub use fetch::FetchArgs;
-pub use ranks::{
-    CaptionArgs, DemoArgs, EvalArgs, EvalCommand, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs,
-};
+pub use ranks::{CaptionArgs, DemoArgs, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs};
 pub use slurm::{StatusArgs, SubmitArgs};
 pub use weights::{ExportArgs, ImportArgs, InspectWeightsArgs, ModelArgs, VerifyWeightsArgs, WeightsCommand};
 
@@ -42,7 +44,7 @@ pub enum Command {
     Submit(SubmitArgs),
     /// Say where a run is: state, step, loss, speed, time left, last checkpoint, job, ranks.
     Status(StatusArgs),
-    /// Score a checkpoint on held-out scenes.
+    /// Score a checkpoint or predictions: retrieval, captions, answers; and print the paper's tables.
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Describe images with a checkpoint.

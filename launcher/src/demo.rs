@@ -35,8 +35,8 @@ pub fn run(args: &DemoArgs, programs: &Programs) -> anyhow::Result<()> {
     let mut results = Vec::new();
     for (task, stage) in tasks(&run) {
         for split in Split::ALL {
-            let evaluation = Evaluation { task, checkpoint: output, stage: Some(stage), split, limit: None };
-            results.push(evaluate(&folder, &evaluation, programs, &interrupts, &mut peak_bytes)?);
+            let scored = Scored { task, stage, split };
+            results.push(scored.evaluate((&folder, output), programs, &interrupts, &mut peak_bytes)?);
         }
     }
     let cost = Cost { seconds: started.elapsed().as_secs_f64(), peak_bytes };
@@ -76,33 +76,56 @@ fn yaml_text(text: &str) -> String {
     if text.starts_with(['[', '{', '"', '\'']) { Value::from(text).to_string() } else { text.to_owned() }
 }
 
+/// Candidates that are re-ranked, of some hundred scenes; the paper has 128 of thousands.
+const CANDIDATES: u64 = 16;
+/// Questions that are asked of each split.
+const QUESTIONS: u64 = 500;
+
 /// What is scored, with the stage whose checkpoint is used.
 fn tasks(run: &Run) -> Vec<(Task, &str)> {
-    let task_of = |stage: &Stage| match stage {
-        Stage::Representation(_) => Task::Retrieval,
-        Stage::Generative(_) => Task::Caption,
+    let tasks_of = |stage: &Stage| match stage {
+        Stage::Representation(_) => vec![Task::Retrieval(CANDIDATES)],
+        Stage::Generative(_) => vec![Task::Caption, Task::Vqa],
     };
-    run.stages.iter().map(|stage| (task_of(stage), stage.name())).collect()
+    run.stages.iter().flat_map(|stage| tasks_of(stage).into_iter().map(|task| (task, stage.name()))).collect()
 }
 
-/// The result that an earlier call left, if nothing was trained since; else a new one, kept for the next call.
-fn evaluate(
-    folder: &Path,
-    evaluation: &Evaluation<'_>,
-    programs: &Programs,
-    interrupts: &Interrupts,
-    peak_bytes: &mut u64,
-) -> anyhow::Result<Value> {
-    let file = folder.join("eval").join(format!("{}-{}.json", evaluation.task.name(), evaluation.split.name()));
-    if modified(&file) > last_trained(folder)
-        && let Some(kept) = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok())
-    {
-        return Ok(kept);
+/// One score of the demo.
+struct Scored<'a> {
+    task: Task,
+    stage: &'a str,
+    split: Split,
+}
+
+impl Scored<'_> {
+    /// The result that an earlier call left, if nothing was trained since; else a new one, kept for the next call.
+    fn evaluate(
+        &self,
+        (folder, output): (&Path, &str),
+        programs: &Programs,
+        interrupts: &Interrupts,
+        peak_bytes: &mut u64,
+    ) -> anyhow::Result<Value> {
+        let name = format!("{}-{}.json", self.task.name(), self.split.name());
+        let file = folder.join("eval").join(&name);
+        if modified(&file) > last_trained(folder)
+            && let Some(kept) = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok())
+        {
+            return Ok(kept);
+        }
+        let place = format!("{output}/eval/{name}");
+        let evaluation = Evaluation {
+            checkpoint: output,
+            stage: Some(self.stage),
+            split: Some(self.split.name()),
+            limit: (self.task == Task::Vqa).then_some(QUESTIONS),
+            output: Some(&place),
+            ..Evaluation::default()
+        };
+        let (result, outcome) = evaluation.run(self.task, programs, interrupts)?;
+        *peak_bytes = outcome.peak_bytes.max(*peak_bytes);
+        Ok(result)
     }
-    let (result, outcome) = evaluation.run(programs, interrupts)?;
-    *peak_bytes = outcome.peak_bytes.max(*peak_bytes);
-    write_whole(&file, &result)?;
-    Ok(result)
 }
 
 fn modified(file: &Path) -> Option<SystemTime> {
@@ -193,6 +216,8 @@ mod tests {
         assert!(!run.to_yaml().contains("runs/tiny"), "{}", run.to_yaml());
         assert!(run.to_yaml().contains("uri: /tmp/x/shards"));
         assert_eq!(run.run.seed, 9);
-        assert_eq!(tasks(&run), [(Task::Retrieval, "representation"), (Task::Caption, "generative")]);
+        let expected =
+            [(Task::Retrieval(CANDIDATES), "representation"), (Task::Caption, "generative"), (Task::Vqa, "generative")];
+        assert_eq!(tasks(&run), expected);
     }
 }

@@ -30,7 +30,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Launch(args) => launch::run(&args, &programs()?),
         Command::Submit(args) => submit::run(&args, &programs()?),
         Command::Status(args) => status::run(&args, &programs()?),
-        Command::Eval(command) => eval::run(&command, &programs()?),
+        Command::Eval(command) => eval::run(&command, programs),
         Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),
         Command::Checkpoints(command) => checkpoints::run(command, &programs()?),

@@ -1,6 +1,7 @@
 //! Results of evaluations as tables for a terminal.
 
 mod checkpoints;
+mod evaluations;
 
 use std::fmt::Write;
 
@@ -9,8 +10,10 @@ use serde_json::Value;
 /// The table of a result, or `None` for one of an unknown kind.
 pub fn of(result: &Value) -> Option<String> {
     match result["task"].as_str()? {
-        "retrieval" => Some(retrieval(result)),
-        "caption" => Some(caption(result)),
+        "retrieval" => Some(evaluations::retrieval(result)),
+        "caption" => Some(evaluations::caption(result)),
+        "vqa" => Some(evaluations::vqa(result)),
+        "eval_table" => Some(evaluations::paper(result)),
         "describe" => descriptions(result),
         task if task.starts_with("checkpoints_") || task == "bench_checkpoint" => checkpoints::of(result),
         "weights_inspect" => Some(tensors(result)),
@@ -24,41 +27,6 @@ pub fn of(result: &Value) -> Option<String> {
 /// `46.6`, or `-` where there is no number.
 pub fn percent(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"))
-}
-
-fn heading(result: &Value) -> String {
-    let text = |key: &str| result[key].as_str().unwrap_or("-").to_owned();
-    let scenes = result["scenes"].as_u64().map_or_else(String::new, |scenes| format!(", {scenes} scenes"));
-    format!("{} on {}{scenes}", text("task"), text("split"))
-}
-
-fn retrieval(result: &Value) -> String {
-    let mut table = format!("{} (all in %; chance R@1 {})\n", heading(result), percent(&result["chance_r1"]));
-    let _ = writeln!(table, "  {:<24}{:>21}  {:>21}", "", "image to text", "text to image");
-    let _ = writeln!(table, "  {:<24}{:>7}{:>7}{:>7}  {:>7}{:>7}{:>7}", "", "R@1", "R@5", "R@10", "R@1", "R@5", "R@10");
-    let k = result["rerank_k"].as_u64().map_or_else(String::new, |k| format!(" of the best {k}"));
-    for (key, name) in [("itc", "contrastive".to_owned()), ("itm", format!("re-ranked{k}"))] {
-        let _ = write!(table, "  {name:<24}");
-        for (way, gap) in [("image_to_text", "  "), ("text_to_image", "\n")] {
-            for at in ["r1", "r5", "r10"] {
-                let _ = write!(table, "{:>7}", percent(&result[key][way][at]));
-            }
-            table.push_str(gap);
-        }
-    }
-    table
-}
-
-fn caption(result: &Value) -> String {
-    let mut table = format!("{} (objects named rightly, in %)\n", heading(result));
-    let _ = writeln!(table, "  {:<24}{:>8}{:>10}{:>10}", "", "score", "control", "objects");
-    for row in result["rows"].as_array().into_iter().flatten() {
-        let objects = row["objects"].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let (score, control) = (percent(&row["score"]), percent(&row["control"]));
-        let _ = writeln!(table, "  {:<24}{score:>8}{control:>10}{objects:>10}", row["name"].as_str().unwrap_or("-"));
-    }
-    table.push_str("  control: the same, with the captions of other images\n");
-    table
 }
 
 fn descriptions(result: &Value) -> Option<String> {

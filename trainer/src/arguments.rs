@@ -1,6 +1,7 @@
 //! What `blip2-rank` is told: its commands and their arguments.
 
 mod capfilt;
+mod eval;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use capfilt::{CapfiltCommand, ShardArguments};
+pub use eval::{EvalArguments, EvalCommand};
 
 /// One rank of a BLIP-2 run.
 #[derive(Parser)]
@@ -33,7 +35,7 @@ pub enum Command {
     },
     /// Train a run, or continue it from its last checkpoint.
     Train(TrainArguments),
-    /// Score a checkpoint on held-out scenes.
+    /// Score a checkpoint.
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Describe images.
@@ -132,31 +134,6 @@ pub struct BenchStepArguments {
     /// Take one more step and write what it does, operation by operation, for Perfetto or chrome://tracing.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-}
-
-/// `blip2-rank eval`
-#[derive(Subcommand)]
-pub enum EvalCommand {
-    /// Images and captions find each other.
-    Retrieval(EvalArguments),
-    /// Captions are written and compared with what is in the picture.
-    Caption(EvalArguments),
-}
-
-/// `blip2-rank eval …`
-#[derive(clap::Args)]
-pub struct EvalArguments {
-    /// A checkpoint, or a run's folder.
-    pub checkpoint: String,
-    /// Of a run's folder, the stage.
-    #[arg(long)]
-    pub stage: Option<String>,
-    /// Which scenes.
-    #[arg(long, default_value = "test_seen")]
-    pub split: String,
-    /// Only the first so many.
-    #[arg(long)]
-    pub limit: Option<usize>,
 }
 
 /// `blip2-rank caption`

@@ -23,6 +23,9 @@ pub enum TrainerError {
     /// Ranks could not talk.
     #[error(transparent)]
     Cluster(#[from] cluster::ClusterError),
+    /// Texts could not be scored.
+    #[error(transparent)]
+    Scores(#[from] scores::ScoresError),
     /// A report could not be written or read.
     #[error("the report of a rank is not valid JSON")]
     Report(#[from] serde_json::Error),

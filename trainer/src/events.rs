@@ -68,6 +68,12 @@ pub enum Events {
 }
 
 impl Events {
+    /// Says how far something without losses is.
+    pub fn progress(self, name: &str, step: u64, steps: u64) {
+        let losses = Map::new();
+        self.send(&Event::Progress { name: name.into(), step, steps, losses, lr: None, images_per_s: None });
+    }
+
     /// Tells the launcher. A launcher that is gone is no reason to stop: the pipe's end is watched elsewhere.
     pub fn send(self, event: &Event) {
         if self == Events::Json

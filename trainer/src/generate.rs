@@ -7,7 +7,7 @@ mod scores;
 mod writers;
 
 use data_pipeline::rng::{CounterRng, Purpose};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 pub use writers::{OptWriter, QFormerWriter, T5Writer, Writer};
@@ -33,7 +33,7 @@ pub enum Search {
 }
 
 /// Whose rules beam search follows where they differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rules {
     /// transformers 4.33, which LAVIS' numbers come from: the start token counts in lengths, and a search may end on the

@@ -133,7 +133,7 @@ impl Job {
                 Ok(())
             }
             Command::Train(arguments) => self.train(&arguments),
-            Command::Eval(command) => evaluate(command),
+            Command::Eval(command) => evaluate(&command, self.ranks.as_ref()),
             Command::Caption(arguments) => caption(&arguments),
             Command::Capfilt(command) => self.capfilt(&command),
             Command::Checkpoints(command) => checkpoints(command, &self.claim),
@@ -271,28 +271,26 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
     Ok(())
 }
 
-fn evaluate(command: EvalCommand) -> Result<()> {
-    let (EvalCommand::Retrieval(arguments) | EvalCommand::Caption(arguments)) = &command;
-    let split = Split::ALL.into_iter().find(|split| split.name() == arguments.split);
-    let request = eval::Request {
-        checkpoint: arguments.checkpoint.clone(),
-        stage: arguments.stage.clone(),
-        split: split.with_context(|| format!("--split {}: expected test_seen or test_unseen", arguments.split))?,
-        limit: arguments.limit,
-    };
+fn evaluate(command: &EvalCommand, ranks: &dyn Collective) -> Result<()> {
     let result = match command {
-        EvalCommand::Retrieval(_) => eval::retrieval(&request, Events::Json)?,
-        EvalCommand::Caption(_) => eval::captions(&request, Events::Json)?,
+        EvalCommand::Retrieval { arguments, candidates } => {
+            eval::retrieval(&arguments.request()?, *candidates, ranks, Events::Json)?
+        }
+        EvalCommand::Caption(arguments) => eval::captions(&arguments.request()?, ranks, Events::Json)?,
+        EvalCommand::Vqa(arguments) => eval::answers(&arguments.request()?, ranks, Events::Json)?,
     };
-    answer(result)
+    if ranks.rank() == 0 { answer(result) } else { Ok(()) }
 }
 
 fn caption(arguments: &CaptionArguments) -> Result<()> {
-    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let read = |path: &PathBuf| {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::Ok((path.display().to_string(), bytes))
+    };
     let files = arguments.images.iter().map(read).collect::<Result<Vec<_>>>()?;
     let options = serde_json::from_str(&arguments.decoding)
         .with_context(|| format!("found --decoding {}; expected the options of `blip2 caption`", arguments.decoding))?;
-    let captions = eval::caption_files(&arguments.checkpoint, &files, &options, Events::Json)?;
+    let captions = eval::caption_files(&arguments.checkpoint, files, &options, Events::Json)?;
     let pairs = arguments.images.iter().zip(captions);
     let images: Vec<_> = pairs
         .map(|(path, texts)| {

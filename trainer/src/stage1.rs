@@ -136,6 +136,11 @@ impl Stage1 {
         Encoded { features: Features { image: features, text: self.encode_text(text) }, image, keys_values, queries }
     }
 
+    /// Width of the features of ITC, `E`.
+    pub fn feature_dim(&self) -> i64 {
+        self.text_projection.output_dim()
+    }
+
     /// The image features of ITC, `[b, Q, E]`, f32.
     pub fn encode_image(&self, keys_values: &ImageKeyValues, rows: i64) -> Tensor {
         normalized(&self.vision_projection, &self.qformer.queries(keys_values, rows).hidden)

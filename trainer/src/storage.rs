@@ -321,7 +321,7 @@ impl Storage {
 
 /// What drives the exchanges of all storages of this process. Its thread goes on between calls: clones of a place share the
 /// connections of one client, and a connection that nobody drives would leave the next who is given it waiting for ever.
-fn runtime() -> Result<&'static Runtime> {
+pub(crate) fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);

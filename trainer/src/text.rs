@@ -299,6 +299,11 @@ impl Tokenizer {
         }
     }
 
+    /// What fills rows up.
+    pub fn pad(&self) -> i64 {
+        self.pad
+    }
+
     /// What ends a text.
     pub fn end(&self) -> i64 {
         self.end

@@ -105,7 +105,12 @@ impl Towers {
 
     /// Token ids for the Q-Former.
     pub fn encode_for_qformer(&self, texts: &[String]) -> TextBatch {
-        self.qformer_tokenizer.encode(texts, self.qformer_tokens, PadTo::Limit)
+        self.encode_for_qformer_within(texts, self.qformer_tokens)
+    }
+
+    /// Token ids for the Q-Former, so many of each text at most.
+    pub fn encode_for_qformer_within(&self, texts: &[String], max_tokens: usize) -> TextBatch {
+        self.qformer_tokenizer.encode(texts, max_tokens, PadTo::Limit)
     }
 
     /// The Q-Former's tokenizer.

@@ -12,7 +12,8 @@ use super::images::{View, in_batches};
 use super::job::{Group, Step, Tally, refuse_second_pass};
 use crate::error::Result;
 use crate::eval::Loaded;
-use crate::eval::caption::{Options, Speaker};
+use crate::eval::decoding::Options;
+use crate::eval::speaker::Speaker;
 use crate::model::tensors::fnv1a;
 
 /// Images whose captions are written at once.

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::eval::Loaded;
-use crate::eval::caption::Options;
+use crate::eval::decoding::Options;
 use crate::events::Events;
 
 pub use job::Request;

@@ -58,7 +58,7 @@ impl Scorer {
         if clip::is_clip(&request.model)? {
             return Self::open_clip(request);
         }
-        let (mut run, mut found) = checkpoint_of(&request.model, request.stage.as_deref())?;
+        let (mut run, _, mut found) = checkpoint_of(&request.model, request.stage.as_deref())?;
         let is_representation = |run: &Run, index: usize| matches!(run.stages[index - 1], Stage::Representation(_));
         if !is_representation(&run, found.about.stage_index) && request.stage.is_none() {
             // A run's folder stands for its newest checkpoint, which is of the last stage as a rule.
@@ -67,7 +67,7 @@ impl Scorer {
                 .map(str::to_owned)
                 .filter(|_| found.uri.trim_end_matches('/') != request.model.trim_end_matches('/'))
             {
-                (run, found) = checkpoint_of(&request.model, Some(&name))?;
+                (run, _, found) = checkpoint_of(&request.model, Some(&name))?;
             }
         }
         let snapshot = &found.about;

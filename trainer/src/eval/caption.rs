@@ -1,258 +1,152 @@
-//! Captions of images, and of held-out scenes: are the objects that they name in the picture?
+//! Captions of a set: written, compared with what people wrote, and, of held-out scenes, with what is in the picture.
+
+use std::collections::BTreeMap;
 
 use base64::Engine;
-use configs::{LanguageModelSizes, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
-use data_pipeline::synthetic::held_out_pairs;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor, no_grad};
+use data_pipeline::synthetic::{Pair, held_out_pairs};
+use scores::caption::{CaptionItem, NOT_OFFERED, score as score_captions};
+use serde_json::{Map, Value, json};
 
+use super::decoding::Options;
+use super::images::in_batches;
 use super::scene_words::{Count, Hits};
-use super::scenes::HeldOut;
-use super::{BATCH, Loaded, synthetic_source};
+use super::sets::{Captioned, synthetic_source};
+use super::shares::Shares;
+use super::speaker::Speaker;
+use super::{BATCH, Loaded};
 use crate::TrainerError;
 use crate::events::{Event, Events};
-use crate::generate::{Decoding, OptWriter, QFormerWriter, Rules, Search, T5Writer, Writer, Written};
-use crate::model::language_tower::LanguageTower;
-use crate::stage1::Stage1;
-use crate::stage2::Stage2;
-use crate::text::Tokenizer;
 
 /// Scenes that a result shows.
 const EXAMPLES: usize = 24;
 
-/// How captions are written, as `blip2 caption` names it. What is absent is as in training, and greedy.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Text that every caption continues.
-    pub prompt: String,
-    /// Beams of the search.
-    pub beams: Option<usize>,
-    /// Draws among the most probable tokens that together have this probability.
-    pub top_p: Option<f64>,
-    /// Draws among so many most probable tokens.
-    pub top_k: Option<usize>,
-    /// Draws, with scores divided by it.
-    pub temperature: Option<f64>,
-    /// Key of the draws.
-    pub seed: u64,
-    /// Tokens at most, the end token included.
-    pub max_tokens: Option<usize>,
-    /// Tokens before a text may end.
-    pub min_tokens: usize,
-    /// Divides what speaks for tokens that are there already.
-    pub repetition_penalty: Option<f64>,
-    /// Exponent of the length by which beams' scores are divided.
-    pub length_penalty: Option<f64>,
-    /// Texts for each image.
-    pub texts: Option<usize>,
-    /// Whose rules beam search follows.
-    pub rules: Rules,
-}
-
-impl Options {
-    /// Texts that end with the token `end`, of `max_tokens` where the options do not say.
-    ///
-    /// # Errors
-    /// When options contradict one another, or lie outside of what they may be.
-    pub fn decoding(&self, end: i64, max_tokens: usize) -> Result<Decoding, TrainerError> {
-        let refuse =
-            |found: String, expected: &str| Err(TrainerError::Unsupported { found, expected: expected.into() });
-        let draws = self.top_p.is_some() || self.top_k.is_some() || self.temperature.is_some();
-        let (top_p, temperature) = (self.top_p.unwrap_or(1.0), self.temperature.unwrap_or(1.0));
-        let beams = self.beams.unwrap_or(1);
-        let texts = self.texts.unwrap_or(1);
-        let penalty = self.repetition_penalty.unwrap_or(1.0);
-        if beams == 0 || (draws && beams > 1) {
-            return refuse(format!("--beams {beams}"), "1 or more, and 1 where tokens are drawn");
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return refuse(format!("--top-p {top_p}"), "a probability above 0 and at most 1");
-        }
-        if !(temperature > 0.0 && temperature.is_finite()) {
-            return refuse(
-                format!("--temperature {temperature}"),
-                "a number above 0; for the likeliest text, draw nothing",
-            );
-        }
-        if !(penalty > 0.0 && penalty.is_finite()) {
-            return refuse(format!("--repetition-penalty {penalty}"), "a number above 0; 1 changes nothing");
-        }
-        if texts == 0 || (texts > beams && !draws) {
-            let expected = "from 1 to the number of beams, or any number of texts that are drawn";
-            return refuse(format!("--texts {texts} with {beams} beams"), expected);
-        }
-        let max_tokens = self.max_tokens.unwrap_or(max_tokens);
-        if max_tokens == 0 || self.min_tokens > max_tokens {
-            let found = format!("--max-tokens {max_tokens} with --min-tokens {}", self.min_tokens);
-            return refuse(found, "at least 1, and not below --min-tokens");
-        }
-        let search = match draws {
-            true => Search::Sample { temperature, top_k: self.top_k.unwrap_or(0), top_p, seed: self.seed },
-            false if beams > 1 => Search::Beams(beams),
-            false => Search::Greedy,
-        };
-        Ok(Decoding {
-            search,
-            rules: self.rules,
-            min_tokens: self.min_tokens,
-            repetition_penalty: penalty,
-            length_penalty: self.length_penalty.unwrap_or(1.0),
-            texts,
-            ..Decoding::greedy(end, max_tokens)
-        })
+/// How captions of a published set are written: LAVIS HEAD's captioning task (`caption_coco_ft.yaml`; the penalties are the
+/// task's own where the file does not say).
+pub fn published_defaults() -> Options {
+    Options {
+        beams: Some(5),
+        max_tokens: Some(30),
+        min_tokens: Some(8),
+        length_penalty: Some(0.0),
+        repetition_penalty: Some(1.15),
+        ..Options::default()
     }
 }
 
-/// What writes captions: a checkpoint's model, its tokens, and how they are chosen.
-pub(crate) struct Speaker<'a> {
-    model: Model<'a>,
-    tokenizer: &'a Tokenizer,
-    decoding: Decoding,
-}
-
-/// The model that writes, of a checkpoint's stage.
-enum Model<'a> {
-    /// The Q-Former itself.
-    Stage1(Stage1),
-    /// The language model behind the Q-Former, and the texts' beginning as it reads it.
-    Stage2(Stage2, &'a LanguageTower, Tensor),
-}
-
-/// Writes captions of every image, best first.
+/// Writes captions of every image of a set, best first. Every rank calls it and is given those of all.
 ///
 /// # Errors
-/// When the weights do not fit the model, or the options do not fit together.
-///
-/// # Shapes
-/// `pixels`: `[n, 3, S, S]`, normalised.
+/// When images cannot be read, the weights do not fit the model, or the options do not fit together.
 pub fn write(
     loaded: &Loaded,
-    pixels: &Tensor,
+    set: &Captioned,
     options: &Options,
+    shares: Shares<'_>,
     events: Events,
-) -> Result<Vec<Vec<String>>, TrainerError> {
+) -> Result<Vec<String>, TrainerError> {
     let speaker = Speaker::of(loaded, options)?;
-    let rows = Tensor::arange(pixels.size()[0], (Kind::Int64, Device::Cpu)).split(BATCH, 0);
-    let steps = rows.len() as u64;
-    let what = format!("writing captions for {} images", pixels.size()[0]);
-    events.send(&Event::Phase { name: "evaluate".into(), what, steps });
-    let mut captions = Vec::new();
-    for (step, rows) in rows.iter().enumerate() {
-        let pixels = pixels.index_select(0, rows).to_device(loaded.towers.device);
+    let own = shares.own(set.len());
+    let steps = own.len().div_ceil(BATCH) as u64;
+    if shares.is_first() {
+        let what = format!("writing captions for {} images", set.len());
+        events.send(&Event::Phase { name: "evaluate".into(), what, steps });
+    }
+    let mut captions = Vec::with_capacity(own.len());
+    for (step, rows) in in_batches(own, BATCH).enumerate() {
+        let pixels = set.images.pixels(&rows, loaded.towers.device)?;
         let patches = loaded.towers.image_encoder.forward(&pixels);
-        let keys: Vec<u64> = (0..patches.size()[0].unsigned_abs()).collect();
-        captions.extend(speaker.write(&patches, &keys));
-        let losses = serde_json::Map::new();
-        let (name, step) = ("evaluate".to_owned(), step as u64 + 1);
-        events.send(&Event::Progress { name, step, steps, losses, lr: None, images_per_s: None });
-    }
-    Ok(captions)
-}
-
-impl<'a> Speaker<'a> {
-    /// The model of a checkpoint's stage.
-    ///
-    /// # Errors
-    /// When the weights do not fit the model, or the options do not fit together.
-    pub(crate) fn of(loaded: &'a Loaded, options: &Options) -> Result<Self, TrainerError> {
-        let (model, towers) = (&loaded.run.model, &loaded.towers);
-        let scope = loaded.weights.scope("");
-        let Stage::Generative(stage) = loaded.stage() else {
-            if !options.prompt.is_empty() {
-                return Err(TrainerError::Unsupported {
-                    found: format!("--prompt {:?} with a checkpoint of stage 1", options.prompt),
-                    expected: "the Q-Former writes whole captions; a language model continues prompts, in stage 2"
-                        .into(),
-                });
-            }
-            let tokenizer = towers.qformer_tokenizer();
-            let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
-            fits(&decoding, 1, model.qformer.max_positions)?;
-            return Ok(Self { model: Model::Stage1(Stage1::new(&scope, model, false)?), tokenizer, decoding });
-        };
-        let tokenizer = towers.language_tokenizer();
-        let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
-        // What a stage was trained with stands in front of every caption.
-        let prompt = if options.prompt.is_empty() { stage.prompt.trim_end() } else { options.prompt.as_str() };
-        let unknown = tokenizer.unknown_words(prompt);
-        if unknown > 0 {
-            return Err(TrainerError::Unsupported {
-                found: format!("{unknown} words of {prompt:?} are not in the vocabulary"),
-                expected: "a prompt of words that the language model knows".into(),
-            });
-        }
-        let prompt = tokenizer.prompt(prompt);
-        if let LanguageModelSizes::Opt(sizes) = model.language_model.sizes() {
-            fits(&decoding, model.qformer.num_query_tokens + prompt.len(), sizes.max_positions)?;
-        }
-        let language_model = towers.language_model.model();
-        let stage2 = Stage2::new(&scope, model, false)?;
-        Ok(Self { model: Model::Stage2(stage2, language_model, Tensor::from_slice(&prompt)), tokenizer, decoding })
-    }
-
-    /// Captions of every image, best first; draws are keyed by `keys`, one for each image.
-    ///
-    /// # Shapes
-    /// `patches`: `[n, P, V]`.
-    pub(crate) fn write(&self, patches: &Tensor, keys: &[u64]) -> Vec<Vec<String>> {
-        let texts = no_grad(|| self.tokens(patches, keys));
-        let decode = |text: &Written| self.tokenizer.decode(&text.tokens).trim().to_owned();
-        texts.iter().map(|texts| texts.iter().map(decode).collect()).collect()
-    }
-
-    fn tokens(&self, patches: &Tensor, keys: &[u64]) -> Vec<Vec<Written>> {
-        let (rows, start) = (patches.size()[0], self.tokenizer.decoder_start());
-        // As in LAVIS, the repetition penalty counts the start token, which OPT is given as part of the prompt only.
-        let seen = Tensor::full([rows, 1], start, (Kind::Int64, patches.device()));
-        let write = |writer: &mut dyn Writer| self.decoding.write_keyed(writer, &seen, keys);
-        match &self.model {
-            Model::Stage1(stage1) => write(&mut QFormerWriter::new(stage1, patches, start)),
-            Model::Stage2(stage2, language_model, prompt) => {
-                let prefix = stage2.prefix(patches, None).to_kind(language_model.kind());
-                let prompt = prompt.to_device(patches.device()).unsqueeze(0).expand([rows, -1], false);
-                let inputs = Tensor::cat(&[prefix, language_model.embed_tokens(&prompt)], 1);
-                let mask = Tensor::ones([rows, inputs.size()[1]], (Kind::Int64, patches.device()));
-                match language_model {
-                    LanguageTower::Opt(model) => write(&mut OptWriter::new(model, &inputs, &mask)),
-                    LanguageTower::T5(model) => write(&mut T5Writer::new(model, &inputs, &mask, start)),
-                }
-            }
+        let keys: Vec<u64> = rows.iter().map(|row| *row as u64).collect();
+        captions.extend(speaker.write(&patches, &keys).into_iter().map(|mut texts| texts.swap_remove(0)));
+        if shares.is_first() {
+            events.progress("evaluate", step as u64 + 1, steps);
         }
     }
+    shares.texts(captions)
 }
 
-/// Refuses texts that have more places than a model has positions.
-fn fits(decoding: &Decoding, before: usize, positions: usize) -> Result<(), TrainerError> {
-    if before + decoding.max_tokens > positions {
-        return Err(TrainerError::Unsupported {
-            found: format!("--max-tokens {} behind {before} places of image, prompt and start", decoding.max_tokens),
-            expected: format!("at most {}: the model has {positions} positions", positions.saturating_sub(before)),
-        });
-    }
-    Ok(())
-}
-
-/// Scores of the captions, each beside its control: the caption of another image of the split.
+/// Scores of the captions that a model writes for a set.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value, TrainerError> {
-    let texts = write(loaded, &scenes.pixels, &Options::default(), events)?;
-    let captions: Vec<&str> = texts.iter().map(|texts| texts[0].as_str()).collect();
-    let held_out = held_out_pairs(synthetic_source(&loaded.run)?.seed);
+pub fn score(
+    loaded: &Loaded,
+    set: &Captioned,
+    options: &Options,
+    shares: Shares<'_>,
+    events: Events,
+) -> Result<Value, TrainerError> {
+    let captions = write(loaded, set, options, shares, events)?;
+    let mut result = against_references(set, &captions)?;
+    result["settings"] = json!({
+        "decoding": options, "prompt": Speaker::of(loaded, options)?.prompt(),
+        "max_tokens": options.max_tokens.unwrap_or(loaded.run.model.language_model.settings().max_text_tokens),
+        "tokenizer": "PTB, as pycocoevalcap 1.2", "not_offered": Map::from_iter(not_offered()),
+    });
+    if !set.scenes.is_empty() {
+        let held_out = held_out_pairs(synthetic_source(&loaded.run)?.seed);
+        result["rows"] = against_scenes(set, &captions, &held_out);
+        result["examples"] = examples(set, &captions);
+    }
+    result["images"] = json!(set.len());
+    Ok(result)
+}
+
+fn not_offered() -> impl Iterator<Item = (String, Value)> {
+    NOT_OFFERED.iter().map(|(name, reason)| ((*name).to_owned(), json!(reason)))
+}
+
+/// BLEU, ROUGE-L and CIDEr of a whole set, and of each of its domains as a set of its own, as NoCaps is reported.
+///
+/// # Errors
+/// When there is nothing to score.
+pub fn against_references(set: &Captioned, captions: &[String]) -> Result<Value, TrainerError> {
+    let mut domains: BTreeMap<&str, Vec<CaptionItem>> = BTreeMap::new();
+    let mut all = Vec::with_capacity(captions.len());
+    for (place, caption) in captions.iter().enumerate() {
+        let item = CaptionItem {
+            id: set.ids[place].clone(),
+            references: set.captions[place].clone(),
+            caption: caption.clone(),
+        };
+        if let Some(domain) = &set.domains[place] {
+            domains.entry(domain).or_default().push(item.clone());
+        }
+        all.push(item);
+    }
+    let scores = score_captions(&all)?;
+    let of = |scores: &scores::caption::CaptionScores| {
+        json!({
+            "bleu_1": scores.bleu[0], "bleu_2": scores.bleu[1], "bleu_3": scores.bleu[2], "bleu_4": scores.bleu[3],
+            "rouge_l": scores.rouge_l, "cider": scores.cider,
+        })
+    };
+    let mut metrics = of(&scores);
+    for (domain, items) in &domains {
+        metrics[format!("domain/{domain}")] = of(&score_captions(items)?);
+    }
+    let items = all.iter().zip(&scores.items).map(|(item, scores)| {
+        json!({
+            "image_id": item.id, "caption": item.caption, "references": item.references, "bleu_4": scores.bleu[3],
+            "rouge_l": scores.rouge_l, "cider": scores.cider,
+        })
+    });
+    Ok(json!({ "metrics": metrics, "items": items.collect::<Vec<_>>() }))
+}
+
+/// How many objects of the scenes their captions name rightly, each count beside its control: with the caption of another
+/// image of the split.
+fn against_scenes(set: &Captioned, captions: &[String], held_out: &[Pair]) -> Value {
     // Every scene is scored with the caption of another one: a cycle through all of them in a drawn order.
-    let mut order: Vec<usize> = (0..scenes.len()).collect();
+    let mut order: Vec<usize> = (0..set.len()).collect();
     CounterRng::new(0, Purpose::Inspect, &[]).shuffle(&mut order);
     let mut other = vec![0; order.len()];
     for (place, &scene) in order.iter().enumerate() {
         other[scene] = order[(place + 1) % order.len()];
     }
     let hits = |caption_of: &dyn Fn(usize) -> usize| {
-        let one = |(i, scene)| Hits::of(scene, captions[caption_of(i)], &held_out);
-        scenes.scenes.iter().enumerate().map(one).fold(Hits::default(), Hits::plus)
+        let one = |(i, scene)| Hits::of(scene, &captions[caption_of(i)], held_out);
+        set.scenes.iter().enumerate().map(one).fold(Hits::default(), Hits::plus)
     };
     let (found, control) = (hits(&|i| i), hits(&|i| other[i]));
     let row = |name: &str, part: &dyn Fn(&Hits) -> Count| {
@@ -268,52 +162,14 @@ pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value,
     ];
     // Scenes of seen pairs have no object of an unseen one.
     rows.retain(|row| row["objects"] != 0);
-    let example = |i: usize| {
-        let image = base64::engine::general_purpose::STANDARD.encode(&scenes.files[i]);
-        json!({ "image_jpeg_base64": image, "truth": scenes.captions[i], "generated": captions[i] })
-    };
-    Ok(json!({
-        "rows": rows,
-        "examples": (0..scenes.len().min(EXAMPLES)).map(example).collect::<Vec<_>>(),
-        "captions": captions,
-        "settings": { "decoding": "greedy", "max_tokens": loaded.run.model.language_model.settings().max_text_tokens },
-    }))
+    json!(rows)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decoding(json: &str) -> Result<Decoding, String> {
-        let options: Options = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        options.decoding(6, 20).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn options_choose_the_search() {
-        assert_eq!(decoding("{}").unwrap(), Decoding::greedy(6, 20));
-        let beams = decoding(r#"{"beams": 5, "texts": 2, "rules": "hugging_face", "max_tokens": 9}"#).unwrap();
-        assert_eq!((beams.search, beams.texts, beams.rules), (Search::Beams(5), 2, Rules::HuggingFace));
-        let drawn = decoding(r#"{"top_p": 0.9, "seed": 3}"#).unwrap();
-        assert_eq!(drawn.search, Search::Sample { temperature: 1.0, top_k: 0, top_p: 0.9, seed: 3 });
-        assert_eq!(decoding(r#"{"top_k": 5, "texts": 10}"#).unwrap().texts, 10);
-    }
-
-    #[test]
-    fn options_that_contradict_one_another_are_refused() {
-        let wrong = [
-            (r#"{"beams": 0}"#, "--beams 0"),
-            (r#"{"beams": 2, "top_k": 5}"#, "--beams 2"),
-            (r#"{"top_p": 0.0}"#, "--top-p 0"),
-            (r#"{"temperature": -1.0}"#, "--temperature -1"),
-            (r#"{"repetition_penalty": 0.0}"#, "--repetition-penalty 0"),
-            (r#"{"texts": 2}"#, "--texts 2 with 1 beams"),
-            (r#"{"min_tokens": 21}"#, "--min-tokens 21"),
-            (r#"{"beans": 2}"#, "beans"),
-        ];
-        for (json, part) in wrong {
-            let message = decoding(json).unwrap_err();
-            assert!(message.contains(part), "{json}: {message}");
-        }
-    }
+/// The first scenes with their pictures, for reports.
+fn examples(set: &Captioned, captions: &[String]) -> Value {
+    let example = |i: usize| {
+        let image = base64::engine::general_purpose::STANDARD.encode(set.images.bytes(i).unwrap_or_default());
+        json!({ "image_jpeg_base64": image, "truth": set.captions[i][0], "generated": captions[i] })
+    };
+    json!((0..set.len().min(EXAMPLES)).map(example).collect::<Vec<_>>())
 }

@@ -1,124 +1,279 @@
-//! Which caption belongs to an image, and which image to a caption (LAVIS `blip2_qformer.py`, `compute_sim_matrix`).
+//! Which text belongs to an image, and which image to a text (LAVIS `blip2_qformer.py`, `compute_sim_matrix`): all pairs
+//! by ITC's cosine, the best of each row once more by ITM.
 //!
-//! Letters: `n` images and as many texts, `k` candidates that are scored again.
+//! Letters: `n` images, `m` texts, `k` candidates that are scored again.
 
+use std::collections::BTreeSet;
+
+use data_pipeline::caption::Cleaner;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::scenes::HeldOut;
+use super::images::in_batches;
+use super::sets::Captioned;
+use super::shares::Shares;
 use super::{BATCH, Loaded};
 use crate::TrainerError;
 use crate::batches;
 use crate::events::{Event, Events};
-use crate::losses::itc::best_query;
+use crate::losses::itc::best_query_in_blocks;
 use crate::stage1::{Stage1, Text};
 
-/// Candidates that the matching head scores again; the reference takes 128 of thousands.
-const CANDIDATES: i64 = 16;
 /// Pairs that the matching head scores at once.
-const PAIRS: i64 = 400;
+const PAIRS: usize = 400;
+/// What a pair that is no candidate scores, as in LAVIS.
+const NO_CANDIDATE: f64 = -100.0;
+/// Tokens of a text at most, as in LAVIS' retrieval; training has 32.
+const TEXT_TOKENS: usize = 35;
 
-/// Recalls of ITC alone and after re-ranking by ITM.
-pub fn score(loaded: &Loaded, scenes: &HeldOut, events: Events) -> Result<Value, TrainerError> {
-    no_grad(|| {
-        let stage1 = Stage1::new(&loaded.weights.scope(""), &loaded.run.model, false)?;
-        let tokens = loaded.towers.encode_for_qformer(&scenes.captions);
-        let text = batches::text(&tokens, tokens.longest(), loaded.towers.device);
-        let n = scenes.len() as i64;
-        let k = CANDIDATES.min(n);
-        let steps = 2 * rerank_steps(n, k);
-        let what = format!("scoring {n} images and captions");
-        events.send(&Event::Phase { name: "evaluate".into(), what, steps });
-        let device = loaded.towers.device;
-        let pixels = |rows: &Tensor| scenes.pixels.index_select(0, rows).to_device(device);
-        // Pixels are kept by the processor, as row numbers are.
-        let patches = in_batches(n, |rows| loaded.towers.image_encoder.forward(&pixels(rows)));
-        let image = in_batches(n, |rows| {
-            let patches = patches.index_select(0, &rows.to_device(device));
-            stage1.encode_image(&stage1.key_values(&patches), rows.size()[0])
-        });
-        let words = in_batches(n, |rows| stage1.encode_text(&text.rows(&rows.to_device(device))));
-        let cosine = best_query(&image, &words);
-        let judge = Judge { stage1: &stage1, patches: &patches, text: &text, cosine: &cosine };
-        let (texts_of_image, images_of_text) =
-            (judge.rerank(k, Side::Image, events), judge.rerank(k, Side::Text, events));
-        let both = |images: &Tensor, texts: &Tensor| json!({ "image_to_text": recalls(images), "text_to_image": recalls(texts) });
-        Ok(json!({
-            "itc": both(&cosine, &cosine.transpose(0, 1)),
-            "itm": both(&texts_of_image, &images_of_text),
-            "rerank_k": k,
-            "chance_r1": 100.0 / n as f64,
-            "settings": {
-                "itc": "cosine of the most similar query", "itm": "logit of match + cosine, of the first rerank_k by ITC",
-            },
-        }))
-    })
+/// What is searched, and how.
+pub struct Search<'a> {
+    /// The model.
+    pub stage1: &'a Stage1,
+    /// The image encoder's output for images of these numbers, `[b, P, V]`.
+    pub patches: &'a dyn Fn(&[usize]) -> Result<Tensor, TrainerError>,
+    /// Images.
+    pub images: usize,
+    /// The texts, `[m, T]`.
+    pub text: &'a Text,
+    /// Candidates of each row that the matching head scores.
+    pub candidates: usize,
+    /// Who does it.
+    pub shares: Shares<'a>,
+    /// Told of images that are done, and of how many there are.
+    pub progress: &'a dyn Fn(u64, u64),
 }
 
-/// Batches of pairs that re-ranking one side takes.
-fn rerank_steps(n: i64, k: i64) -> u64 {
-    (n * k).unsigned_abs().div_ceil(PAIRS.unsigned_abs())
+/// Scores of pairs, on the processor.
+#[derive(Debug)]
+pub struct Scores {
+    /// Cosine of the most similar query, `[n, m]`.
+    pub cosine: Tensor,
+    /// For each image its candidates' match logit plus cosine, -100 elsewhere, `[n, m]`.
+    pub image_to_text: Tensor,
+    /// The same for each text, `[m, n]`.
+    pub text_to_image: Tensor,
 }
 
-/// Applies `f` to the row numbers `0..n`, a batch at a time.
-fn in_batches(n: i64, f: impl Fn(&Tensor) -> Tensor) -> Tensor {
-    let rows = Tensor::arange(n, (Kind::Int64, Device::Cpu));
-    let parts: Vec<Tensor> = rows.split(BATCH, 0).iter().map(f).collect();
-    Tensor::cat(&parts, 0)
-}
+impl Search<'_> {
+    /// Scores all pairs. Every rank calls it and is given the same.
+    ///
+    /// # Errors
+    /// When images cannot be read, or ranks cannot talk.
+    pub fn run(&self) -> Result<Scores, TrainerError> {
+        no_grad(|| {
+            let cosine = self.cosines()?;
+            let (n, m) = cosine.size2().expect("invariant: cosines are [n, m]");
+            let k = |others: i64| (self.candidates as i64).min(others);
+            let (_, texts) = cosine.topk(k(m), 1, true, true);
+            let (_, images) = cosine.tr().topk(k(n), 1, true, true);
+            let logits = self.match_logits(&wanted(&texts, &images))?;
+            let scored = logits + &cosine;
+            let kept = |scores: &Tensor, places: &Tensor| {
+                let none = Tensor::full(scores.size(), NO_CANDIDATE, (Kind::Float, Device::Cpu));
+                none.scatter(1, places, &scores.gather(1, places, false))
+            };
+            let (image_to_text, text_to_image) = (kept(&scored, &texts), kept(&scored.tr(), &images));
+            Ok(Scores { cosine, image_to_text, text_to_image })
+        })
+    }
 
-/// Whose candidates are scored.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Image,
-    Text,
-}
+    fn cosines(&self) -> Result<Tensor, TrainerError> {
+        let own = self.shares.own(self.images);
+        let mut image = Vec::new();
+        for rows in in_batches(own.clone(), BATCH) {
+            let patches = (self.patches)(&rows)?;
+            image.push(self.stage1.encode_image(&self.stage1.key_values(&patches), rows.len() as i64));
+        }
+        let m = self.text.ids.size()[0];
+        let own_texts = self.shares.own(m as usize);
+        let text = |rows: Vec<usize>| self.stage1.encode_text(&self.text.rows(&numbers(&rows)));
+        let text: Vec<Tensor> = in_batches(own_texts, BATCH).map(text).collect();
+        // A rank may have no image, or no text, of a small set.
+        let rows = |parts: &[Tensor], shape: &[i64]| match parts.is_empty() {
+            true => Tensor::zeros(shape, (Kind::Float, Device::Cpu)),
+            false => Tensor::cat(parts, 0),
+        };
+        let text = self.shares.rows(&rows(&text, &[0, self.stage1.feature_dim()]))?.to_device(self.text.ids.device());
+        let own = match image.is_empty() {
+            true => Tensor::zeros([0, m], (Kind::Float, Device::Cpu)),
+            false => best_query_in_blocks(&Tensor::cat(&image, 0), &text),
+        };
+        self.shares.rows(&own)
+    }
 
-struct Judge<'a> {
-    stage1: &'a Stage1,
-    patches: &'a Tensor,
-    text: &'a Text,
-    cosine: &'a Tensor,
-}
-
-impl Judge<'_> {
-    /// Scores of the `k` best candidates by cosine: the logit of a match plus the cosine; far below for all others.
+    /// Logits of a match of the wanted texts of every image, 0 elsewhere.
     ///
     /// # Shapes
-    /// Result: `[n, n]`, own side first.
-    fn rerank(&self, k: i64, side: Side, events: Events) -> Tensor {
-        let cosine = if side == Side::Image { self.cosine.shallow_clone() } else { self.cosine.transpose(0, 1) };
-        let n = cosine.size()[0];
-        let (best, candidates) = cosine.topk(k, 1, true, true);
-        let own = Tensor::arange(n, (Kind::Int64, cosine.device())).unsqueeze(1).expand([n, k], false).reshape([-1]);
-        let other = candidates.reshape([-1]);
-        let (images, texts) = if side == Side::Image { (&own, &other) } else { (&other, &own) };
-        let mut logits = Vec::new();
-        for (images, texts) in images.split(PAIRS, 0).iter().zip(texts.split(PAIRS, 0)) {
-            let seen = self.stage1.key_values(&self.patches.index_select(0, images));
-            logits.push(self.stage1.match_logits(&seen, &self.text.rows(&texts)).select(1, 1));
-            events.send(&Event::Progress {
-                name: "evaluate".into(),
-                step: logits.len() as u64 + if side == Side::Text { rerank_steps(n, k) } else { 0 },
-                steps: 2 * rerank_steps(n, k),
-                losses: serde_json::Map::new(),
-                lr: None,
-                images_per_s: None,
-            });
+    /// Result: `[n, m]`.
+    fn match_logits(&self, wanted: &[BTreeSet<i64>]) -> Result<Tensor, TrainerError> {
+        let own = self.shares.own(self.images);
+        let total = own.len() as u64;
+        let m = self.text.ids.size()[0];
+        let mut rows_of_logits = Vec::with_capacity(own.len());
+        for rows in in_batches(own.clone(), BATCH) {
+            let patches = (self.patches)(&rows)?;
+            for (place, image) in rows.iter().enumerate() {
+                // Which pairs are scored together depends on the image alone, and so do their bits.
+                let seen = self.stage1.key_values(&patches.narrow(0, place as i64, 1));
+                let texts: Vec<i64> = wanted[*image].iter().copied().collect();
+                let row = Tensor::zeros([m], (Kind::Float, Device::Cpu));
+                for texts in texts.chunks(PAIRS) {
+                    let places = Tensor::from_slice(texts);
+                    let logits = self.stage1.match_logits(&seen.repeated(texts.len() as i64), &self.text.rows(&places));
+                    let _ = row.shallow_clone().index_put_(
+                        &[Some(places)],
+                        &logits.select(1, 1).to_device(Device::Cpu),
+                        false,
+                    );
+                }
+                rows_of_logits.push(row);
+                (self.progress)((image - own.start) as u64 + 1, total);
+            }
         }
-        let scores = Tensor::cat(&logits, 0).view([n, k]) + best;
-        // LAVIS fills with -100.
-        Tensor::full([n, n], -100.0, (Kind::Float, scores.device())).scatter(1, &candidates, &scores)
+        self.shares.rows(&match rows_of_logits.is_empty() {
+            true => Tensor::zeros([0, m], (Kind::Float, Device::Cpu)),
+            false => Tensor::stack(&rows_of_logits, 0),
+        })
     }
 }
 
-/// Shares, in percent, of rows whose own column is among the 1, 5 and 10 highest. Columns that tie with the own one
-/// count against it.
-fn recalls(scores: &Tensor) -> Value {
-    let own = scores.diagonal(0, 0, 1).unsqueeze(1);
-    let before = scores.ge_tensor(&own).sum_dim_intlist([1_i64].as_slice(), false, Kind::Int64) - 1;
-    let share = |k: i64| before.lt(k).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]) * 100.0;
-    json!({ "r1": share(1), "r5": share(5), "r10": share(10) })
+fn numbers(rows: &[usize]) -> Tensor {
+    Tensor::from_slice(&rows.iter().map(|row| *row as i64).collect::<Vec<_>>())
+}
+
+/// The texts of every image that are its candidates, or whose candidate it is.
+fn wanted(texts_of_images: &Tensor, images_of_texts: &Tensor) -> Vec<BTreeSet<i64>> {
+    let rows = |places: &Tensor| Vec::<Vec<i64>>::try_from(places).unwrap_or_default();
+    let mut wanted: Vec<BTreeSet<i64>> =
+        rows(texts_of_images).into_iter().map(|texts| texts.into_iter().collect()).collect();
+    for (text, images) in rows(images_of_texts).into_iter().enumerate() {
+        images.into_iter().for_each(|image| drop(wanted[image as usize].insert(text as i64)));
+    }
+    wanted
+}
+
+/// Recalls of ITC alone and after re-ranking by ITM, and what was found for each image and text.
+///
+/// # Errors
+/// As [`Search::run`].
+pub fn score(
+    loaded: &Loaded,
+    set: &Captioned,
+    candidates: usize,
+    shares: Shares<'_>,
+    events: Events,
+) -> Result<Value, TrainerError> {
+    let model = &loaded.run.model;
+    let stage1 = Stage1::new(&loaded.weights.scope(""), model, false)?;
+    let cleaner = Cleaner::default();
+    let texts: Vec<String> = set.captions.iter().flatten().map(|caption| cleaner.caption(caption)).collect();
+    let limit = TEXT_TOKENS.min(model.qformer.max_positions);
+    let tokens = loaded.towers.encode_for_qformer_within(&texts, limit);
+    let device = loaded.towers.device;
+    let text = batches::text(&tokens, tokens.longest(), device);
+    let what = format!("scoring {} images and {} captions", set.len(), texts.len());
+    let steps = shares.own(set.len()).len() as u64;
+    if shares.is_first() {
+        events.send(&Event::Phase { name: "evaluate".into(), what, steps });
+    }
+    let patches = |rows: &[usize]| Ok(loaded.towers.image_encoder.forward(&set.images.pixels(rows, device)?));
+    let progress = |done: u64, steps: u64| {
+        if shares.is_first() && (done.is_multiple_of(10) || done == steps) {
+            events.progress("evaluate", done, steps);
+        }
+    };
+    let search = Search {
+        stage1: &stage1,
+        patches: &patches,
+        images: set.len(),
+        text: &text,
+        candidates,
+        shares,
+        progress: &progress,
+    };
+    let scores = search.run()?;
+    let image_of: Vec<i64> =
+        set.captions.iter().enumerate().flat_map(|(image, of)| vec![image as i64; of.len()]).collect();
+    let truth = Truth::new(&image_of, set.len());
+    let itc = truth.both(&scores.cosine, &scores.cosine.tr());
+    let itm = truth.both(&scores.image_to_text, &scores.text_to_image);
+    let k = candidates.min(set.len().max(texts.len()));
+    Ok(json!({
+        "images": set.len(), "texts": texts.len(),
+        "itc": itc.recalls(), "itm": itm.recalls(), "rerank_k": k,
+        "chance_r1": 100.0 / set.len() as f64,
+        "metrics": { "itc": itc.recalls(), "itm": itm.recalls() },
+        "settings": {
+            "itc": "cosine of the most similar query", "itm": "logit of match + cosine, of the first rerank_k by ITC",
+            "rerank_k": k, "text_tokens": limit, "ties": "count against the right one",
+        },
+        "items": itm.items(&set.ids, &texts, &image_of),
+    }))
+}
+
+/// Which text belongs to which image.
+struct Truth {
+    /// `[n, m]`, bool.
+    is_own: Tensor,
+}
+
+/// What was found in both directions.
+struct Ranks {
+    /// For each image, how many wrong texts score at least as high as its best own one; and the text that scores highest.
+    of_images: (Vec<i64>, Vec<i64>),
+    /// The same for each text.
+    of_texts: (Vec<i64>, Vec<i64>),
+}
+
+impl Truth {
+    fn new(image_of: &[i64], images: usize) -> Self {
+        let all = Tensor::arange(images as i64, (Kind::Int64, Device::Cpu)).unsqueeze(1);
+        Self { is_own: all.eq_tensor(&Tensor::from_slice(image_of)) }
+    }
+
+    /// # Shapes
+    /// `image_to_text`: `[n, m]`; `text_to_image`: `[m, n]`.
+    fn both(&self, image_to_text: &Tensor, text_to_image: &Tensor) -> Ranks {
+        let ranks = |scores: &Tensor, is_own: &Tensor| {
+            let best = scores.masked_fill(&is_own.logical_not(), f64::NEG_INFINITY).amax([1_i64].as_slice(), true);
+            let before = scores.ge_tensor(&best).logical_and(&is_own.logical_not());
+            let before = before.sum_dim_intlist([1_i64].as_slice(), false, Kind::Int64);
+            let numbers = |x: &Tensor| Vec::<i64>::try_from(x).unwrap_or_default();
+            (numbers(&before), numbers(&scores.argmax(1, false)))
+        };
+        Ranks { of_images: ranks(image_to_text, &self.is_own), of_texts: ranks(text_to_image, &self.is_own.tr()) }
+    }
+}
+
+impl Ranks {
+    /// Shares, in percent, of rows whose own column is among the 1, 5 and 10 highest. Columns that tie with the own one
+    /// count against it.
+    fn recalls(&self) -> Value {
+        let recalls = |(before, _): &(Vec<i64>, Vec<i64>)| {
+            let share =
+                |k: i64| 100.0 * before.iter().filter(|rank| **rank < k).count() as f64 / before.len().max(1) as f64;
+            json!({ "r1": share(1), "r5": share(5), "r10": share(10) })
+        };
+        json!({ "image_to_text": recalls(&self.of_images), "text_to_image": recalls(&self.of_texts) })
+    }
+
+    /// Every image with its best text, and every text with its best image.
+    fn items(&self, ids: &[String], texts: &[String], image_of: &[i64]) -> Value {
+        let images = ids.iter().zip(&self.of_images.0).zip(&self.of_images.1);
+        let images: Vec<Value> = images
+            .map(
+                |((id, before), best)| json!({ "image_id": id, "wrong_before": before, "best": texts[*best as usize] }),
+            )
+            .collect();
+        let of_texts = texts.iter().zip(image_of).zip(self.of_texts.0.iter().zip(&self.of_texts.1));
+        let texts: Vec<Value> = of_texts
+            .map(|((text, own), (before, best))| {
+                json!({ "text": text, "image_id": ids[*own as usize], "wrong_before": before, "best": ids[*best as usize] })
+            })
+            .collect();
+        json!({ "images": images, "texts": texts })
+    }
 }
 
 #[cfg(test)]
@@ -128,8 +283,17 @@ mod tests {
     #[test]
     fn ties_count_against_the_right_column() {
         let scores = Tensor::from_slice(&[3.0_f32, 1.0, 2.0, 5.0, 5.0, 0.0, 9.0, 8.0, 1.0]).view([3, 3]);
-        let recalls = recalls(&scores);
-        assert!((recalls["r1"].as_f64().unwrap() - 100.0 / 3.0).abs() < 1e-9, "{recalls}");
-        assert_eq!(recalls["r5"], 100.0);
+        let recalls = Truth::new(&[0, 1, 2], 3).both(&scores, &scores.tr()).recalls();
+        assert!((recalls["image_to_text"]["r1"].as_f64().unwrap() - 100.0 / 3.0).abs() < 1e-9, "{recalls}");
+        assert_eq!(recalls["image_to_text"]["r5"], 100.0);
+    }
+
+    #[test]
+    fn the_best_of_several_own_texts_counts() {
+        // Two images, the first with two texts: its second one is found first.
+        let scores = Tensor::from_slice(&[1.0_f32, 9.0, 5.0, 2.0, 3.0, 2.5]).view([2, 3]);
+        let ranks = Truth::new(&[0, 0, 1], 2).both(&scores, &scores.tr());
+        assert_eq!(ranks.of_images, (vec![0, 1], vec![1, 1]));
+        assert_eq!(ranks.of_texts, (vec![1, 0, 1], vec![1, 0, 0]));
     }
 }

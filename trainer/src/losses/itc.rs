@@ -67,6 +67,21 @@ pub fn contrast(
     }
 }
 
+/// [`best_query`] of many images and texts, on the processor: a block of products at a time, as all of them at once would take
+/// `Q` times the memory of the result.
+///
+/// # Shapes
+/// As [`best_query`].
+pub fn best_query_in_blocks(image: &Tensor, text: &Tensor) -> Tensor {
+    // On a processor a block of products stays in its cache; a GPU takes more at once.
+    let [images, texts] = if image.device() == Device::Cpu { [64, 512] } else { [256, 8192] };
+    let rows = |image: &Tensor| {
+        let parts: Vec<Tensor> = text.split(texts, 0).iter().map(|text| best_query(image, text)).collect();
+        Tensor::cat(&parts, 1).to_device(Device::Cpu)
+    };
+    Tensor::cat(&image.split(images, 0).iter().map(rows).collect::<Vec<_>>(), 0)
+}
+
 /// Cosine of each image's most similar query with each text.
 ///
 /// # Shapes

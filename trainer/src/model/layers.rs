@@ -61,6 +61,11 @@ impl Linear {
         Self { weight: for_few_rows(self.weight), ..self }
     }
 
+    /// Features that it gives.
+    pub fn output_dim(&self) -> i64 {
+        self.weight.size()[0]
+    }
+
     /// The type of its weights.
     pub fn kind(&self) -> Kind {
         self.weight.kind()

@@ -127,6 +127,12 @@ impl ImageKeyValues {
         };
         Self((0..sets[0].0.len()).map(layer).collect())
     }
+
+    /// A set of one image, as often as it is looked at.
+    pub fn repeated(&self, times: i64) -> Self {
+        let layer = |of_layer: &Tensor| of_layer.repeat_interleave_self_int(times, 0, None);
+        Self(self.0.iter().map(|of_layer| of_layer.as_ref().map(layer)).collect())
+    }
 }
 
 impl QFormer {
