@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use capfilt::{CapfiltCommand, ShardArguments};
-pub use eval::{EvalArguments, EvalCommand};
+pub use eval::EvalCommand;
 
 /// One rank of a BLIP-2 run.
 #[derive(Parser)]

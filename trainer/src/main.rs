@@ -23,7 +23,6 @@ use arguments::{
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};
 use control::Control;
-use data_pipeline::synthetic::Split;
 use environment::Environment;
 use serde_json::Value;
 use tch::Device;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::ranks::DecodingArgs;
+use super::DecodingArgs;
 
 /// `blip2 data caption`
 #[derive(Debug, Args)]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use data_pipeline::benchmark::{
-    Layout, read_answer_predictions, read_caption_predictions, read_captions, read_questions,
+    CaptionSet, Layout, Question, QuestionSet, read_answer_predictions, read_caption_predictions, read_captions,
+    read_questions,
 };
+use data_pipeline::error::Result;
 use data_pipeline::store::Location;
 use scores::caption::{CaptionItem, NOT_OFFERED};
 use scores::gqa::GqaItem;
@@ -17,21 +19,19 @@ use crate::data::block_on;
 /// What an interruption leaves behind.
 const KEPT: &str = "nothing was written";
 
+/// A set with what was predicted for each of its entries.
+enum Predicted {
+    Captions(CaptionSet, Vec<String>),
+    Answers(QuestionSet, Vec<String>),
+}
+
 /// The scores as a JSON object.
 ///
 /// # Errors
 /// All that is wrong with the set or with the predictions.
 pub fn score(args: &ScoreArgs) -> anyhow::Result<Value> {
-    block_on(scored(args), KEPT)
-}
-
-async fn scored(args: &ScoreArgs) -> anyhow::Result<Value> {
-    let (annotations, predictions) = (Location::parse(&args.annotations)?, Location::parse(&args.predictions)?);
-    let layout = Layout::detect(annotations.uri(), &annotations.read().await?)?;
-    match layout {
-        Layout::CaptionList | Layout::Coco | Layout::Karpathy => {
-            let set = read_captions(&annotations, args.split.as_deref()).await?;
-            let captions = read_caption_predictions(&predictions, &set).await?;
+    match block_on(read(args), KEPT)? {
+        Predicted::Captions(set, captions) => {
             let mut all = Vec::with_capacity(captions.len());
             let mut domains: BTreeMap<String, Vec<CaptionItem>> = BTreeMap::new();
             for (image, caption) in set.images.into_iter().zip(captions) {
@@ -41,19 +41,33 @@ async fn scored(args: &ScoreArgs) -> anyhow::Result<Value> {
                 }
                 all.push(item);
             }
-            Ok(told("caption", &set.name, &set.sha256, args, all.len(), captions_scored(&all, &domains)?))
+            Ok(told("caption", (&set.name, &set.sha256), args, all.len(), &captions_scored(&all, &domains)?))
         }
-        Layout::VqaQuestions | Layout::VqaAnnotations | Layout::Gqa | Layout::QuestionList => {
-            let answers = args.answers.as_deref().map(Location::parse).transpose()?;
-            let set = read_questions(&annotations, answers.as_ref()).await?;
-            let predictions = read_answer_predictions(&predictions, &set).await?;
-            let metrics = answers_scored(&set.questions, predictions)?;
-            Ok(told("vqa", &set.name, &set.sha256, args, set.questions.len(), metrics))
+        Predicted::Answers(set, answers) => {
+            let metrics = answers_scored(&set.questions, answers)?;
+            Ok(told("vqa", (&set.name, &set.sha256), args, set.questions.len(), &metrics))
         }
     }
 }
 
-fn told(task: &str, set: &str, data_sha256: &str, args: &ScoreArgs, count: usize, metrics: Value) -> Value {
+async fn read(args: &ScoreArgs) -> Result<Predicted> {
+    let (annotations, predictions) = (Location::parse(&args.annotations)?, Location::parse(&args.predictions)?);
+    match Layout::detect(annotations.uri(), &annotations.read().await?)? {
+        Layout::CaptionList | Layout::Coco | Layout::Karpathy => {
+            let set = read_captions(&annotations, args.split.as_deref()).await?;
+            let captions = read_caption_predictions(&predictions, &set).await?;
+            Ok(Predicted::Captions(set, captions))
+        }
+        Layout::VqaQuestions | Layout::VqaAnnotations | Layout::Gqa | Layout::QuestionList => {
+            let answers = args.answers.as_deref().map(Location::parse).transpose()?;
+            let set = read_questions(&annotations, answers.as_ref()).await?;
+            let answers = read_answer_predictions(&predictions, &set).await?;
+            Ok(Predicted::Answers(set, answers))
+        }
+    }
+}
+
+fn told(task: &str, (set, data_sha256): (&str, &str), args: &ScoreArgs, count: usize, metrics: &Value) -> Value {
     let count_of = if task == "caption" { "images" } else { "questions" };
     let not_offered = NOT_OFFERED.iter().map(|(name, reason)| ((*name).to_owned(), json!(reason)));
     json!({
@@ -78,10 +92,10 @@ fn captions_scored(all: &[CaptionItem], domains: &BTreeMap<String, Vec<CaptionIt
     Ok(metrics)
 }
 
-fn answers_scored(questions: &[data_pipeline::benchmark::Question], answers: Vec<String>) -> anyhow::Result<Value> {
+fn answers_scored(questions: &[Question], answers: Vec<String>) -> anyhow::Result<Value> {
     let type_of = |of: &Option<String>| of.clone().unwrap_or_else(|| "other".into());
     if questions.iter().all(|question| question.answers.len() == 1) {
-        let item = |(question, answer): (&data_pipeline::benchmark::Question, String)| GqaItem {
+        let item = |(question, answer): (&Question, String)| GqaItem {
             id: question.id.to_string(),
             answer,
             ground_truth: question.answers[0].clone(),
@@ -90,7 +104,7 @@ fn answers_scored(questions: &[data_pipeline::benchmark::Question], answers: Vec
         let found = scores::gqa::score(&questions.iter().zip(answers).map(item).collect::<Vec<_>>())?;
         return Ok(json!({ "gqa": { "overall": found.overall, "per_question_type": found.per_question_type } }));
     }
-    let item = |(question, answer): (&data_pipeline::benchmark::Question, String)| VqaItem {
+    let item = |(question, answer): (&Question, String)| VqaItem {
         id: question.id.to_string(),
         answer,
         ground_truths: question.answers.clone(),

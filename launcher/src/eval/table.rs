@@ -21,28 +21,26 @@ pub fn table(args: &TableArgs) -> anyhow::Result<Value> {
     let table = &TABLES[usize::from(args.table) - 1];
     let mut results = Vec::new();
     for place in &args.results {
-        results.extend(block_on(read(place), KEPT)?);
+        for (file, text) in block_on(read(place), KEPT)? {
+            let result = serde_json::from_slice::<Value>(&text);
+            results.push(result.with_context(|| format!("{file} holds no JSON; expected a result of `blip2 eval`"))?);
+        }
+    }
+    if let (true, Some(place)) = (results.is_empty(), args.results.first()) {
+        bail!("{place} has no eval/*.json; expected a run that was evaluated, or a file. `blip2 eval` writes them");
     }
     Ok(filled(args.table, table, &results))
 }
 
-/// The results in a file, or in a run's folder.
-async fn read(place: &str) -> anyhow::Result<Vec<Value>> {
+/// The results in a file, or in a run's folder, with their names.
+async fn read(place: &str) -> data_pipeline::error::Result<Vec<(String, Vec<u8>)>> {
     let location = Location::parse(place)?;
-    let parsed = |text: &[u8], name: &str| {
-        serde_json::from_slice::<Value>(text)
-            .with_context(|| format!("{name} holds no JSON; expected a result of `blip2 eval`"))
-    };
     if place.ends_with(".json") {
-        return Ok(vec![parsed(&location.read().await?, place)?]);
+        return Ok(vec![(place.to_owned(), location.read().await?.to_vec())]);
     }
     let mut results = Vec::new();
-    for (path, _) in location.child("eval").list(".json").await? {
-        let file = location.child("eval").child(&path);
-        results.push(parsed(&file.read().await?, file.uri())?);
-    }
-    if results.is_empty() {
-        bail!("{place} has no eval/*.json; expected a run that was evaluated, or a file. `blip2 eval` writes them");
+    for (file, _) in location.child("eval").list(".json").await? {
+        results.push((file.uri().to_owned(), file.read().await?.to_vec()));
     }
     Ok(results)
 }

@@ -28,6 +28,8 @@ pub fn html(story: &Story) -> String {
     }
     page.push_str(&scores::retrieval(&story.results));
     page.push_str(&scores::captions(&story.results));
+    page.push_str(&scores::caption_metrics(&story.results));
+    page.push_str(&scores::answers(&story.results));
     page.push_str(&scores::samples(&story.results));
     page.push_str(&curves(story));
     if let Some(run) = &story.config {

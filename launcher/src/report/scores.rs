@@ -82,6 +82,65 @@ pub fn retrieval(results: &[Value]) -> String {
     html
 }
 
+/// What captioning papers report: captions against people's, both splits.
+pub fn caption_metrics(results: &[Value]) -> String {
+    const MEASURES: [(&str, &str); 6] = [
+        ("bleu_1", "BLEU-1"),
+        ("bleu_2", "BLEU-2"),
+        ("bleu_3", "BLEU-3"),
+        ("bleu_4", "BLEU-4"),
+        ("rouge_l", "ROUGE-L"),
+        ("cider", "CIDEr"),
+    ];
+    let found: Vec<_> =
+        with_split(results, "caption").into_iter().filter(|(_, result)| result["metrics"].is_object()).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from(
+        "<p class=\"soft\">The same captions against all captions of their scenes, as captioning papers report it (times 100; \
+         METEOR and SPICE are not offered).</p>\n<div class=\"wide\"><table>\n<tr><th></th>",
+    );
+    MEASURES.iter().for_each(|(_, name)| push(&mut html, format_args!("<th class=\"n\">{name}</th>")));
+    html.push_str("</tr>\n");
+    for (name, result) in found {
+        push(&mut html, format_args!("<tr><th>{name}</th>"));
+        for (key, _) in MEASURES {
+            let score =
+                result["metrics"][key].as_f64().map_or_else(|| "-".to_owned(), |it| format!("{:.1}", 100.0 * it));
+            push(&mut html, format_args!("<td class=\"n plain\">{score}</td>"));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</table></div>\n");
+    html
+}
+
+/// The answers to questions, by what is asked for, both splits side by side.
+pub fn answers(results: &[Value]) -> String {
+    let found = with_split(results, "vqa");
+    let Some((_, first)) = found.first() else { return String::new() };
+    let mut html = String::from(
+        "<h2>Questions</h2>\n<p class=\"soft\">Answers to questions about held-out scenes, share of right ones by VQA's \
+         rules, in %. Where the run was not trained on questions this is zero-shot: a language model that knows \
+         captions only answers few.</p>\n<div class=\"wide\"><table>\n<tr><th></th>",
+    );
+    found.iter().for_each(|(name, _)| push(&mut html, format_args!("<th class=\"n\">{name}</th>")));
+    html.push_str("</tr>\n");
+    let types = first["metrics"]["lavis"]["per_question_type"].as_object();
+    let kinds = types.into_iter().flat_map(|types| types.keys().map(String::as_str));
+    for kind in std::iter::once("all").chain(kinds) {
+        push(&mut html, format_args!("<tr><th>{}</th>", escape(kind)));
+        for (_, result) in &found {
+            let scores = &result["metrics"]["lavis"];
+            html.push_str(&cell(if kind == "all" { &scores["overall"] } else { &scores["per_question_type"][kind] }));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</table></div>\n");
+    html
+}
+
 /// The caption scores, each beside its control.
 pub fn captions(results: &[Value]) -> String {
     let found = with_split(results, "caption");

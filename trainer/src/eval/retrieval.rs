@@ -55,6 +55,14 @@ pub struct Scores {
     pub text_to_image: Tensor,
 }
 
+impl Scores {
+    /// Recalls of the re-ranked pairs in both directions, in percent, given the image of each text.
+    pub fn recalls(&self, image_of: &[i64]) -> Value {
+        let images = self.cosine.size()[0] as usize;
+        Truth::new(image_of, images).both(&self.image_to_text, &self.text_to_image).recalls()
+    }
+}
+
 impl Search<'_> {
     /// Scores all pairs. Every rank calls it and is given the same.
     ///
@@ -148,7 +156,9 @@ fn wanted(texts_of_images: &Tensor, images_of_texts: &Tensor) -> Vec<BTreeSet<i6
     let mut wanted: Vec<BTreeSet<i64>> =
         rows(texts_of_images).into_iter().map(|texts| texts.into_iter().collect()).collect();
     for (text, images) in rows(images_of_texts).into_iter().enumerate() {
-        images.into_iter().for_each(|image| drop(wanted[image as usize].insert(text as i64)));
+        for image in images {
+            wanted[image as usize].insert(text as i64);
+        }
     }
     wanted
 }
@@ -253,7 +263,8 @@ impl Ranks {
         let recalls = |(before, _): &(Vec<i64>, Vec<i64>)| {
             let share =
                 |k: i64| 100.0 * before.iter().filter(|rank| **rank < k).count() as f64 / before.len().max(1) as f64;
-            json!({ "r1": share(1), "r5": share(5), "r10": share(10) })
+            let [r1, r5, r10] = [share(1), share(5), share(10)];
+            json!({ "r1": r1, "r5": r5, "r10": r10, "mean": (r1 + r5 + r10) / 3.0 })
         };
         json!({ "image_to_text": recalls(&self.of_images), "text_to_image": recalls(&self.of_texts) })
     }
