@@ -90,8 +90,10 @@ pub struct Batch {
     pub slice: u64,
     /// `[b, 3, S, S]`, f32, normalised.
     pub images: Pixels,
-    /// One clean caption per image.
+    /// One clean caption per image, or the answer to its question.
     pub captions: Vec<String>,
+    /// One clean question per image; empty texts where the source has none.
+    pub questions: Vec<String>,
     /// img2dataset's keys; empty strings where the shard has none.
     pub keys: Vec<String>,
     /// Number of each sample in the run: its row in its source's catalogue, behind the rows of the sources in front.
@@ -106,12 +108,14 @@ pub struct Batch {
 
 impl Batch {
     pub(super) fn empty(step: u64, slice: u64, images: Pixels) -> Self {
-        let (captions, keys, samples, sources) = (vec![], vec![], vec![], vec![]);
-        Self { step, slice, images, captions, keys, samples, sources, encoded_bytes: vec![], skipped: vec![] }
+        let (captions, questions, keys, samples, sources) = (vec![], vec![], vec![], vec![], vec![]);
+        let (encoded_bytes, skipped) = (vec![], vec![]);
+        Self { step, slice, images, captions, questions, keys, samples, sources, encoded_bytes, skipped }
     }
 
     pub(super) fn push(&mut self, sample: Sample) {
         self.captions.push(sample.caption);
+        self.questions.push(sample.question);
         self.keys.push(sample.key);
         self.samples.push(sample.id);
         self.sources.push(sample.source);
