@@ -76,6 +76,8 @@ pub struct Rows {
     pub captions: StringArray,
     /// Several captions per image, when the shard has them.
     pub all_captions: Option<ListArray>,
+    /// A question about each image, in sources of questions; the captions are its answers.
+    pub questions: Option<StringArray>,
     /// Per-row status, when the shard has it.
     pub status: Option<StringArray>,
     /// Per-row key, when the shard has it.
@@ -215,6 +217,7 @@ impl Shard {
             images: binary.as_binary_view().clone(),
             captions,
             all_captions,
+            questions: None,
             status: self.columns.status.as_deref().map(text).transpose()?,
             keys: self.columns.key.as_deref().map(text).transpose()?,
             bad_texts,

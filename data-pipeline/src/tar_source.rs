@@ -283,6 +283,7 @@ pub fn rows(bytes: Bytes, expected: usize) -> Result<Rows, &'static str> {
         images: samples.iter().map(|sample| sample.image.as_deref()).collect::<BinaryViewArray>(),
         captions,
         all_captions: None,
+        questions: None,
         status: None,
         keys: Some(samples.iter().map(|sample| Some(sample.key.as_str())).collect()),
         bad_texts,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Problems;
 use crate::annotations::Folder;
-use crate::error::{DataError, Result};
+use crate::error::Result;
 use crate::store::Location;
 
 /// A folder that holds every image of a set.
@@ -17,7 +17,7 @@ impl ImageFolder {
     /// Lists the folder and looks for the files of a set; a file may be named more than once.
     ///
     /// # Errors
-    /// [`DataError::Benchmark`] with all images that are missing, [`DataError::Store`] when the folder cannot be listed.
+    /// [`DataError::Benchmark`](crate::DataError::Benchmark) with all images that are missing, [`DataError::Store`](crate::DataError::Store) when the folder cannot be listed.
     pub async fn open<'a>(location: &Location, files: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let folder = Folder::list(location).await?;
         let mut problems = Problems::default();
@@ -34,22 +34,9 @@ impl ImageFolder {
     /// The encoded bytes of the image that the set calls `file`.
     ///
     /// # Errors
-    /// [`DataError::Store`] when it cannot be read, or was not there when the folder was opened.
+    /// [`DataError::Store`](crate::DataError::Store) when it cannot be read, or was not there when the folder was opened.
     pub async fn read(&self, file: &str) -> Result<Bytes> {
         let path = self.folder.find(file).map_or(file, |(path, _)| path);
         self.location.child(path).read().await
-    }
-}
-
-impl Problems {
-    /// Nothing when no problem was noted.
-    ///
-    /// # Errors
-    /// [`DataError::Benchmark`] with all of them.
-    pub(super) fn refuse(self, uri: &str, advice: &'static str) -> Result<()> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        Err(DataError::Benchmark { uri: uri.into(), problems: self, advice })
     }
 }

@@ -12,10 +12,14 @@
 //! A score of a set that lacks a part of its entries is no score of the set: whatever cannot be used is an error, and one
 //! error names all of it. Training, in contrast, goes on without single samples ([`crate::catalog`]).
 
+mod captions;
+mod entry;
 mod images;
 mod layout;
+mod outline;
 mod predictions;
 mod problems;
+mod questions;
 mod sets;
 
 pub use crate::annotations::Id;

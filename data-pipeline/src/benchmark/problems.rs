@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use crate::error::{DataError, Result};
+
 /// Problems that a message spells out; it counts the others.
 const SPELLED_OUT: usize = 20;
 
-/// What is wrong with a file and where: the first [`SPELLED_OUT`] in words, all of them in number.
+/// What is wrong with a file and where: the first twenty in words, all of them in number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     spelled_out: Vec<String>,
@@ -19,6 +21,19 @@ impl Problems {
         if self.spelled_out.len() < SPELLED_OUT {
             self.spelled_out.push(format!("{place}: {what}"));
         }
+    }
+
+    /// Nothing when nothing was noted.
+    ///
+    /// # Errors
+    /// [`Self::error`].
+    pub(super) fn refuse(self, uri: &str, advice: &'static str) -> Result<()> {
+        if self.is_empty() { Ok(()) } else { Err(self.error(uri, advice)) }
+    }
+
+    /// The error of a file, with what to do about it.
+    pub(super) fn error(self, uri: &str, advice: &'static str) -> DataError {
+        DataError::Benchmark { uri: uri.into(), problems: self, advice }
     }
 
     /// Whether nothing was noted.

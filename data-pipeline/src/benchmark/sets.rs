@@ -1,7 +1,11 @@
 //! What a set holds, whatever its layout.
 
-use super::{Id, ImageFolder};
+use sha2::{Digest, Sha256};
+
+use super::layout::GET_ANEW;
+use super::{Id, ImageFolder, Layout, Problems, captions, questions};
 use crate::error::Result;
+use crate::hex::hex;
 use crate::store::Location;
 
 /// Images with their captions: for captioning, and for retrieval in both directions.
@@ -67,8 +71,17 @@ pub struct Question {
 /// # Errors
 /// [`DataError::Benchmark`](crate::DataError::Benchmark) with all that is wrong with the file,
 /// [`DataError::Store`](crate::DataError::Store) when it cannot be read.
-pub async fn read_captions(_file: &Location, _split: Option<&str>) -> Result<CaptionSet> {
-    Err(crate::DataError::Stopped)
+pub async fn read_captions(file: &Location, split: Option<&str>) -> Result<CaptionSet> {
+    let json = file.read().await?;
+    let layout = Layout::detect(file.uri(), &json)?;
+    let mut problems = Problems::default();
+    let images = or_note(captions::parse(layout, &json, split, &mut problems), &mut problems);
+    if images.is_empty() && problems.is_empty() {
+        problems.note("the file", "has no image; expected some".into());
+    }
+    problems.refuse(file.uri(), GET_ANEW)?;
+    let split = split.map(|split| format!(".{split}")).unwrap_or_default();
+    Ok(CaptionSet { name: name_of(file) + &split, images, sha256: hex(&Sha256::digest(&json)) })
 }
 
 /// The questions of a file in any of the layouts, with the answers of `annotations` where they are in a file of their
@@ -76,8 +89,46 @@ pub async fn read_captions(_file: &Location, _split: Option<&str>) -> Result<Cap
 ///
 /// # Errors
 /// As [`read_captions`].
-pub async fn read_questions(_questions: &Location, _annotations: Option<&Location>) -> Result<QuestionSet> {
-    Err(crate::DataError::Stopped)
+pub async fn read_questions(questions: &Location, annotations: Option<&Location>) -> Result<QuestionSet> {
+    let json = questions.read().await?;
+    let layout = Layout::detect(questions.uri(), &json)?;
+    let mut problems = Problems::default();
+    let mut found = or_note(questions::parse(layout, &json, &mut problems), &mut problems);
+    if found.all.is_empty() && problems.is_empty() {
+        problems.note("the file", "has no question; expected some".into());
+    }
+    if annotations.is_some() && layout != Layout::VqaQuestions {
+        problems.note("the file", format!("is {}, which need no file of annotations; name none", layout.name()));
+    }
+    let mut sha256 = Sha256::new_with_prefix(&json);
+    let mut uri = questions.uri().to_owned();
+    if let Some(annotations) = annotations {
+        let json = annotations.read().await?;
+        let layout = Layout::detect(annotations.uri(), &json)?;
+        if layout == Layout::VqaAnnotations {
+            or_note(questions::annotate(&mut found, &json, &mut problems), &mut problems);
+        } else {
+            problems.note("annotations", format!("are {}; expected VQA's annotations", layout.name()));
+        }
+        sha256.update(&json);
+        uri = format!("{uri} with {}", annotations.uri());
+    }
+    problems.refuse(&uri, GET_ANEW)?;
+    Ok(QuestionSet { name: name_of(questions), questions: found.all, sha256: hex(&sha256.finalize()) })
+}
+
+/// What was read, or nothing and a problem.
+fn or_note<T: Default>(read: std::result::Result<T, String>, problems: &mut Problems) -> T {
+    read.unwrap_or_else(|error| {
+        problems.note("the file", format!("is no whole JSON: {error}"));
+        T::default()
+    })
+}
+
+/// The name of a file without its extension.
+fn name_of(file: &Location) -> String {
+    let name = file.path.filename().unwrap_or_default();
+    name.strip_suffix(".json").unwrap_or(name).to_owned()
 }
 
 impl CaptionSet {

@@ -134,15 +134,17 @@ impl Catalog {
 
     /// The samples of each row group as a list.
     fn samples(&self, images: &Images) -> std::result::Result<ListArray, arrow::error::ArrowError> {
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(images.files.clone()),
-            Arc::new(images.keys.clone()),
-            Arc::new(UInt64Array::from(images.sizes.clone())),
-            Arc::new(images.captions.clone()),
+        let mut named: Vec<(&str, ArrayRef)> = vec![
+            ("file", Arc::new(images.files.clone())),
+            ("key", Arc::new(images.keys.clone())),
+            ("size", Arc::new(UInt64Array::from(images.sizes.clone()))),
+            ("captions", Arc::new(images.captions.clone())),
         ];
-        let names = ["file", "key", "size", "captions"];
-        let fields: Fields =
-            names.iter().zip(&columns).map(|(name, c)| Field::new(*name, c.data_type().clone(), true)).collect();
+        if let Some(questions) = &images.questions {
+            named.push(("question", Arc::new(questions.clone())));
+        }
+        let fields: Fields = named.iter().map(|(name, c)| Field::new(*name, c.data_type().clone(), true)).collect();
+        let columns = named.into_iter().map(|(_, column)| column).collect();
         let lengths = self.row_groups.iter().map(|group| group.rows as usize);
         let all = StructArray::try_new(fields.clone(), columns, None::<NullBuffer>)?;
         let item = Arc::new(Field::new_list_field(DataType::Struct(fields), true));

@@ -8,21 +8,20 @@
 
 mod facts;
 mod file;
+mod images;
 mod index;
 mod join;
 mod whole;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, BinaryViewArray, ListArray, StringArray, StructArray};
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use lru::LruCache;
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use file::{SavedCatalog, catalog_place};
+use images::Images;
 pub use index::{IndexProgress, READ_UNIT_BYTES, index};
 
 use crate::error::{DataError, Result};
@@ -35,8 +34,6 @@ use crate::tar_source;
 const FOOTERS_KEPT: usize = 32 << 20;
 /// Bytes of a decoded footer at most, as a rule: that of a synthetic shard of 10,000 rows and 15 columns has 0.74 MB.
 const FOOTER_BYTES: usize = 1 << 20;
-/// Images of a row group that are requested at the same time where every image is an object of its own.
-const IMAGES_IN_FLIGHT: usize = 16;
 
 /// Where the rows of a row group lie in their shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,15 +125,6 @@ pub struct Description {
     pub rejected: Rejected,
     /// Shards that could not be read.
     pub bad_shards: Vec<BadShard>,
-}
-
-/// Samples of a folder of images: flat columns over all samples.
-#[derive(Clone, Debug)]
-struct Images {
-    files: StringArray,
-    keys: StringArray,
-    sizes: Vec<u64>,
-    captions: ListArray,
 }
 
 /// Every shard of a source.
@@ -252,7 +240,7 @@ impl Catalog {
             Place::Tar { offset } => format!("{uri} sample {row} from byte {offset} on"),
             Place::Images { first } => {
                 let images = self.images.as_ref().expect("invariant: a folder's catalogue has its images");
-                format!("{uri}/{}", images.files.value(first as usize + row))
+                format!("{uri}/{}", images.file(first as usize + row))
             }
         }
     }
@@ -332,32 +320,6 @@ impl Catalog {
         tar_source::rows(bytes, group.rows as usize)
             .map_err(|problem| DataError::Tar { uri: location.uri().into(), problem: problem.into() })
     }
-
-    async fn read_images(&self, first: usize, rows: usize) -> Result<Rows> {
-        let images = self.images.as_ref().expect("invariant: a folder's catalogue has its images");
-        let own = first..first + rows;
-        let reads = futures::stream::iter(own.clone()).map(|sample| async move {
-            let location = self.location.child(images.files.value(sample));
-            // One image that is gone costs its own sample.
-            let Some(bytes) = location.read_if_there().await? else { return Ok(None) };
-            if bytes.len() as u64 != images.sizes[sample] {
-                let what = format!("{} bytes, not {}", bytes.len(), images.sizes[sample]);
-                return Err(DataError::Changed { uri: location.uri().into(), what });
-            }
-            Ok(Some(bytes))
-        });
-        let bytes: Vec<Option<Bytes>> = reads.buffered(IMAGES_IN_FLIGHT).try_collect().await?;
-        let captions = images.captions.slice(first, rows);
-        let first_texts = |row: usize| captions.value(row).as_string::<i32>().value(0).to_owned();
-        Ok(Rows {
-            images: bytes.iter().map(Option::as_deref).collect::<BinaryViewArray>(),
-            captions: (0..rows).map(|row| Some(first_texts(row))).collect(),
-            all_captions: Some(captions),
-            status: None,
-            keys: Some(images.keys.slice(first, rows)),
-            bad_texts: std::collections::BTreeSet::new(),
-        })
-    }
 }
 
 fn part(group: &RowGroup) -> Part {
@@ -386,18 +348,5 @@ impl Footers {
         while self.bytes > FOOTERS_KEPT && self.known.len() > 1 {
             self.bytes -= self.known.pop_lru().map_or(0, |(_, oldest)| oldest.footer_bytes());
         }
-    }
-}
-
-impl Images {
-    /// The flat columns of all samples.
-    fn of(samples: &StructArray) -> Option<Self> {
-        let column = |name: &str| samples.column_by_name(name);
-        Some(Self {
-            files: column("file")?.as_string_opt::<i32>()?.clone(),
-            keys: column("key")?.as_string_opt::<i32>()?.clone(),
-            sizes: column("size")?.as_primitive_opt::<arrow::datatypes::UInt64Type>()?.values().to_vec(),
-            captions: column("captions")?.as_list_opt::<i32>()?.clone(),
-        })
     }
 }

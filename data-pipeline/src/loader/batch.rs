@@ -90,9 +90,9 @@ pub struct Batch {
     pub slice: u64,
     /// `[b, 3, S, S]`, f32, normalised.
     pub images: Pixels,
-    /// One clean caption per image.
+    /// One clean caption per image, or the answer to its question.
     pub captions: Vec<String>,
-    /// The clean question of each image, to which the caption is the answer; empty strings from sources without questions.
+    /// One clean question per image; empty texts where the source has none.
     pub questions: Vec<String>,
     /// img2dataset's keys; empty strings where the shard has none.
     pub keys: Vec<String>,
@@ -109,18 +109,8 @@ pub struct Batch {
 impl Batch {
     pub(super) fn empty(step: u64, slice: u64, images: Pixels) -> Self {
         let (captions, questions, keys, samples, sources) = (vec![], vec![], vec![], vec![], vec![]);
-        Self {
-            step,
-            slice,
-            images,
-            captions,
-            questions,
-            keys,
-            samples,
-            sources,
-            encoded_bytes: vec![],
-            skipped: vec![],
-        }
+        let (encoded_bytes, skipped) = (vec![], vec![]);
+        Self { step, slice, images, captions, questions, keys, samples, sources, encoded_bytes, skipped }
     }
 
     pub(super) fn push(&mut self, sample: Sample) {

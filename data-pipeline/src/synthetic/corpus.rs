@@ -123,15 +123,14 @@ async fn write_shards(
     tally: &mut Tally,
     progress: &(impl Fn(Progress) + Sync),
 ) -> Result<Vec<ShardRecord>> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .thread_name(|number| format!("synth-{number}"))
-        .build()
-        .map_err(|error| DataError::Setting(format!("cannot start {} threads: {error}", options.threads)))?;
+    let pool = pool(options.threads)?;
     let groups =
         shards.iter().copied().flat_map(|plan| plan.row_groups().map(move |(first, rows)| (plan, first, rows)));
     let mut groups = stream::iter(groups)
-        .map(|(plan, first, rows)| encode_in(&pool, encoder.clone(), plan, first, rows))
+        .map(|(plan, first, rows)| {
+            let encoder = encoder.clone();
+            in_pool(&pool, move || encoder.row_group(plan, first, rows))
+        })
         .buffered(pool.current_num_threads() + ROW_GROUPS_AHEAD);
     let mut records = Vec::with_capacity(shards.len());
     let mut finishing: Option<JoinHandle<Result<ShardRecord>>> = None;
@@ -171,18 +170,28 @@ async fn fill(
     Ok(())
 }
 
-/// The row group, once a thread of the pool has encoded it. Starts when called, not when first polled.
-fn encode_in(
-    pool: &rayon::ThreadPool,
-    encoder: Arc<Encoder>,
-    plan: ShardPlan,
-    first: u32,
-    rows: u32,
-) -> impl Future<Output = Result<RowGroup>> + use<> {
+/// Threads that render and encode; 0 stands for one per core.
+///
+/// # Errors
+/// [`DataError::Setting`] when the system does not start them.
+pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|number| format!("synth-{number}"))
+        .build()
+        .map_err(|error| DataError::Setting(format!("cannot start {threads} threads: {error}")))
+}
+
+/// What the work gives, once a thread of the pool has done it. It starts when called, not when first polled.
+pub(super) fn in_pool<T, F>(pool: &rayon::ThreadPool, work: F) -> impl Future<Output = Result<T>> + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
     let (sender, receiver) = oneshot::channel();
     pool.spawn(move || {
         // Nobody waits any more when the run has failed elsewhere.
-        let _run_is_over = sender.send(encoder.row_group(plan, first, rows));
+        let _run_is_over = sender.send(work());
     });
     async move { receiver.await.unwrap_or(Err(DataError::ThreadLost)) }
 }

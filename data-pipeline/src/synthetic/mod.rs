@@ -2,9 +2,11 @@
 //!
 //! A [`Scene`] is a pure function of `(seed, split, index)`. From it follow, again as pure functions, its pixels
 //! ([`render`]), its captions ([`captions`]) and its questions ([`questions`]). [`write_corpus`] streams any number of
-//! scenes to an object store as img2dataset-style Parquet shards. `docs/synthetic-corpus.md` describes the corpus for
+//! scenes to an object store as img2dataset-style Parquet shards; [`write_benchmarks`] adds sets for evaluation. `docs/synthetic-corpus.md` describes the corpus for
 //! its users.
 
+mod benchmark_files;
+mod benchmarks;
 mod captions;
 mod columns;
 mod corpus;
@@ -19,6 +21,7 @@ mod shards;
 mod splits;
 mod vocabulary;
 
+pub use benchmarks::{BenchmarkSizes, BenchmarkSplit, Benchmarks, read_benchmarks, write_benchmarks};
 pub use captions::captions;
 pub use corpus::{CorpusSummary, Progress, write_corpus};
 pub use options::{MAX_OBJECTS, SynthOptions};

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::benchmarks;
 use super::options::SynthOptions;
 use super::shards::ShardPlan;
 use super::splits::Split;
@@ -182,9 +183,11 @@ fn differences(found: &Origin, asked: &Origin) -> Vec<String> {
 /// Deletes a synthetic corpus and only it: files of its own names. Leaves a note first, so that an interrupted deletion
 /// is continued and never taken for a corpus.
 async fn clear(out: &Location) -> Result<()> {
+    let benchmark_files = benchmarks::own_files(out).await?;
     let partial = out.child(PARTIAL);
     partial.write(json(&Partial::Clearing)).await?;
     out.child(COMPLETE).delete().await?;
+    benchmarks::delete(out, benchmark_files).await?;
     for split in Split::ALL {
         for (prefix, suffix) in [("", SHARD_SUFFIX), (RECORD_PREFIX, RECORD_SUFFIX)] {
             for (place, _) in out.child(split.name()).list(suffix).await? {
@@ -297,7 +300,7 @@ pub(super) async fn complete(out: &Location, corpus: &Corpus) -> Result<()> {
 }
 
 /// The object at `place`; `None` when there is none.
-async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>> {
+pub(super) async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>> {
     let Some(bytes) = place.read_if_there().await? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         DataError::Setting(format!(
@@ -307,7 +310,7 @@ async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>> {
     })
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("invariant: records are plain data");
     bytes.push(b'\n');
     bytes

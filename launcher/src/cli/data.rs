@@ -56,6 +56,16 @@ pub struct SynthArgs {
     /// Rows per shard.
     #[arg(long, default_value_t = 10_000)]
     pub shard_rows: u32,
+    /// Write evaluation sets, too, below `benchmarks/`: images, captions as LAVIS' lists, questions as VQAv2, of training
+    /// scenes and of both test splits.
+    #[arg(long)]
+    pub benchmarks: bool,
+    /// Scenes of each evaluation set of a test split.
+    #[arg(long, default_value_t = 500, requires = "benchmarks")]
+    pub benchmark_scenes: u64,
+    /// Scenes of the set for fine-tuning, the first training scenes [default: 2000, or all where there are fewer].
+    #[arg(long, requires = "benchmarks")]
+    pub benchmark_train_scenes: Option<u64>,
     /// Threads that render and encode; 0 for one per core.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,

@@ -49,10 +49,7 @@ pub async fn index(source: &Source, read_unit_bytes: u64, progress: IndexProgres
         Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => {
             images::index_images(annotated, &location, settings).await
         }
-        Source::Vqa(_) => Err(DataError::Setting(format!(
-            "data.sources `{}` has questions and answers; it is for fine-tuning and evaluation, not for pre-training",
-            source.name()
-        ))),
+        Source::Vqa(asked) => images::index_questions(asked, &location, settings).await,
     }
 }
 
@@ -66,6 +63,7 @@ pub(crate) fn source_location(source: &Source) -> Result<Location> {
         Source::Synthetic(_) => location.child("train"),
         Source::Laion(laion) => Location::parse(laion.fetched.as_str())?,
         Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => location.child(&annotated.images),
+        Source::Vqa(asked) => location.child(&asked.images),
         _ => location,
     })
 }
