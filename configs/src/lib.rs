@@ -52,7 +52,7 @@ pub use overrides::Overrides;
 pub use presets::{PRESETS, SMALL, preset};
 pub use problem::{ConfigError, Origin, Problem};
 pub use rule::Rule;
-pub use run::{BestBy, Checkpoint, Identity, Metrics, Run, SCHEMA_VERSION};
+pub use run::{BestBy, Checkpoint, Evaluation, Identity, Metrics, Run, SCHEMA_VERSION};
 pub use stages::{
     AdamW, GenerativeStage, GenerativeText, LavisEpochCosine, Losses, LrSchedule, Negatives, Optimizer,
     RepresentationStage, Stage, WarmupCosine,

@@ -2,7 +2,9 @@
 
 use crate::cluster::Cluster;
 use crate::data::Data;
+use crate::decode::Place;
 use crate::model::Model;
+use crate::problem::Problems;
 use crate::rule::Rule;
 use crate::section::{all_defaults, choice, section};
 use crate::stages::Stage;
@@ -30,6 +32,29 @@ section! {
         pub checkpoint: Checkpoint = all_defaults(),
         /// What is reported, and when.
         pub metrics: Metrics = all_defaults(),
+        /// What is scored during training, and when.
+        pub evaluation: Evaluation = all_defaults(),
+    }
+}
+
+section! {
+    /// Scores during training, on data that is held out. The weights are the same bits with and without. Stage 1 is scored by
+    /// retrieval (mean R@1 of both directions, re-ranked), a stage of captions by CIDEr, one of questions by accuracy.
+    pub struct Evaluation check check_evaluation {
+        /// Steps between evaluations; null for none. The last step of a stage is evaluated, too.
+        pub every_steps: Option<u64> = None => Rule::at_least(1.0),
+        /// Images, or questions, that are scored: the first ones.
+        pub limit: u64 = 200 => Rule::at_least(1.0),
+        /// Candidates of each image and text that the matching head scores again.
+        pub candidates: u64 = 16 => Rule::at_least(1.0),
+        /// Captions or questions of a published set; null for the held-out scenes of the run's synthetic source.
+        pub annotations: Option<Uri> = None,
+        /// Answers to questions, where they have a file of their own.
+        pub answers: Option<Uri> = None,
+        /// The folder of the set's images.
+        pub images: Option<Uri> = None,
+        /// One of the splits of a file that has several.
+        pub split: Option<String> = None,
     }
 }
 
@@ -58,15 +83,31 @@ section! {
         pub keep_every_steps: Option<u64> = None => Rule::at_least(1.0),
         /// The best checkpoints of each stage that are kept.
         pub keep_best: u64 = 0,
-        /// The loss of which the best have the lowest value, as it was in their step.
+        /// The loss of which the best have the lowest value, as it was in their step; or `evaluation`, of which they have the
+        /// highest score: then checkpoints count whose step was evaluated.
         pub best_by: BestBy = BestBy::Total,
         /// Whether training goes on while a checkpoint is written; if not, every step waits for its checkpoint.
         pub background: bool = true,
     }
 }
 
+fn check_evaluation(evaluation: &Evaluation, place: Place<'_>, problems: &mut Problems) {
+    let Evaluation { annotations, answers, images, split, .. } = evaluation;
+    let needs = |key: &str, problems: &mut Problems| {
+        let message = format!("found {key} without annotations; expected the file that it belongs to");
+        place.refuse_at(key, message, "name it in `annotations`, or leave both out".to_owned(), problems);
+    };
+    if annotations.is_none() {
+        let others = [("answers", answers.is_some()), ("images", images.is_some()), ("split", split.is_some())];
+        others.iter().filter(|(_, there)| *there).for_each(|(key, _)| needs(key, problems));
+    } else if images.is_none() {
+        let message = "found annotations without images; expected the folder of the set's images".to_owned();
+        place.refuse_at("annotations", message, "name it in `images`".to_owned(), problems);
+    }
+}
+
 choice! {
-    /// A loss.
+    /// A loss, or the score of an evaluation.
     pub enum BestBy {
         /// The sum of all.
         "total" => Total,
@@ -78,6 +119,8 @@ choice! {
         "itg" => Itg,
         /// The language model's, in the generative stage.
         "lm" => Lm,
+        /// The score of the step's evaluation, of which the highest is best.
+        "evaluation" => Evaluation,
     }
 }
 

@@ -73,6 +73,9 @@ section! {
         pub qformer_text_input: bool = false,
         /// Whether the image encoder is trained too.
         pub train_image_encoder: bool = false,
+        /// The score that the stage before has to reach in its last evaluation (see `evaluation`); the run stops otherwise,
+        /// before time goes into a stage that starts from it. Null for no such gate.
+        pub needs_score: Option<f64> = None => Rule::at_least(0.0),
         /// Updates in a row that may be left out because their gradient is not finite; one more ends the run.
         pub max_skipped_updates: u64 = 3,
         /// The optimiser.

@@ -11,7 +11,7 @@ use crate::language_model::LanguageModelSizes;
 use crate::model::Model;
 use crate::problem::Problems;
 use crate::rule::Rule;
-use crate::run::Checkpoint;
+use crate::run::{BestBy, Checkpoint, Evaluation};
 use crate::stages::{GenerativeText, LrSchedule, Stage};
 use crate::tree::{Node, Step};
 
@@ -24,6 +24,7 @@ struct Parts<'a> {
     stages: Vec<(usize, Stage)>,
     cluster: Option<Cluster>,
     checkpoint: Option<Checkpoint>,
+    evaluation: Option<Evaluation>,
 }
 
 /// Notes everything that does not fit between the sections below `root`.
@@ -36,6 +37,8 @@ pub(crate) fn check_run(root: &Node, problems: &mut Problems) {
     parts.check_ranks(problems);
     parts.check_questions(problems);
     parts.check_positions(problems);
+    parts.check_image_encoder(problems);
+    parts.check_evaluation(problems);
     parts.check_checkpoints(problems);
 }
 
@@ -56,6 +59,7 @@ impl<'a> Parts<'a> {
             stages: stages.iter().enumerate().filter_map(|(i, node)| Some((i, read_stage(node)?))).collect(),
             cluster: section(root, "cluster"),
             checkpoint: section(root, "checkpoint"),
+            evaluation: section(root, "evaluation"),
         }
     }
 
@@ -198,11 +202,55 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// A stage goes on with the image encoder that the stage before has trained only if it trains it, too.
+    fn check_image_encoder(&self, problems: &mut Problems) {
+        for (before, (index, stage)) in self.stages.iter().zip(self.stages.iter().skip(1)) {
+            if before.1.train_image_encoder() && !stage.train_image_encoder() {
+                let message = format!(
+                    "found a frozen image encoder after stages[{}], which trains it; expected the trained one to go on",
+                    before.0
+                );
+                let keys = [Step::Key("stages"), Step::Index(*index)];
+                let advice =
+                    "write `train_image_encoder: true`, or export the first stage's weights and start another run";
+                let path = format!("stages[{index}].train_image_encoder");
+                self.note(&path, &keys, message, advice.to_owned(), problems);
+            }
+        }
+    }
+
+    /// What depends on evaluations needs some.
+    fn check_evaluation(&self, problems: &mut Problems) {
+        match (self.root.get("evaluation"), &self.evaluation) {
+            (None, _) => {}
+            (Some(_), Some(evaluation)) if evaluation.every_steps.is_none() => {}
+            _ => return,
+        }
+        let advice = "write for example `evaluation: { every_steps: 1000 }`".to_owned();
+        for (index, stage) in &self.stages {
+            if let Stage::Generative(stage) = stage
+                && let Some(score) = stage.needs_score
+            {
+                let message = format!("found needs_score {score} without evaluations; expected evaluation.every_steps");
+                let keys = [Step::Key("stages"), Step::Index(*index), Step::Key("needs_score")];
+                self.note(&format!("stages[{index}].needs_score"), &keys, message, advice.clone(), problems);
+            }
+        }
+        if self.checkpoint.as_ref().is_some_and(|it| it.best_by == BestBy::Evaluation) {
+            let message = "found best_by evaluation without evaluations; expected evaluation.every_steps".to_owned();
+            let keys = [Step::Key("checkpoint"), Step::Key("best_by")];
+            self.note("checkpoint.best_by", &keys, message, advice, problems);
+        }
+    }
+
     /// A decoder needs a position for every query and every token.
     fn check_positions(&self, problems: &mut Problems) {
         let Some(model) = &self.model else { return };
         let LanguageModelSizes::Opt(sizes) = model.language_model.sizes() else { return };
-        let (queries, tokens) = (model.qformer.num_query_tokens, model.language_model.settings().max_text_tokens);
+        let asks = |stage: &Stage| matches!(stage, Stage::Generative(it) if it.text == GenerativeText::QuestionAnswer);
+        let (queries, limit) = (model.qformer.num_query_tokens, model.language_model.settings().max_text_tokens);
+        // A question and its answer have that many each.
+        let tokens = if self.stages.iter().any(|(_, stage)| asks(stage)) { 2 * limit } else { limit };
         if queries + tokens > sizes.max_positions {
             let message = format!(
                 "found max_text_tokens {tokens} after {queries} queries; expected at most {} positions in all",

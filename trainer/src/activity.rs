@@ -23,6 +23,8 @@ pub enum Phase {
     DataWait,
     /// It computes a step.
     Step,
+    /// It scores the model on data that is held out.
+    Evaluation,
     /// It writes a checkpoint.
     Checkpoint,
     /// Its work is done.
@@ -39,6 +41,7 @@ impl Phase {
             Self::Loading => "loading weights",
             Self::DataWait => "data wait",
             Self::Step => "step",
+            Self::Evaluation => "evaluation",
             Self::Checkpoint => "checkpoint",
             Self::Leaving => "leaving",
         }
@@ -46,7 +49,7 @@ impl Phase {
 
     /// Whether steps were made whose results a checkpoint would keep.
     pub fn can_save(self) -> bool {
-        matches!(self, Self::DataWait | Self::Step | Self::Checkpoint)
+        matches!(self, Self::DataWait | Self::Step | Self::Evaluation | Self::Checkpoint)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The towers that pre-training leaves as they are.
 
 use configs::{Dtype, Run, Weights};
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainerError;
 use crate::model::Tensors;
@@ -46,14 +46,17 @@ impl FrozenImageEncoder {
     ///
     /// # Errors
     /// When one has another shape.
-    pub fn with_trained(mut self, run: &Run, trained: &Tensors) -> Result<Self, TrainerError> {
-        let is_own = |name: &str| Part::of(name) == Part::ImageEncoder;
-        for (name, tensor) in trained.iter().filter(|(name, _)| is_own(name)) {
-            let kind = self.weights.get(name).map_or(tensor.kind(), Tensor::kind);
-            self.weights.insert(name, tensor.to_kind(kind));
+    pub fn with_trained(&self, run: &Run, trained: &Tensors) -> Result<Self, TrainerError> {
+        let mut weights = self.weights.cast(self.kind());
+        for (name, tensor) in trained.iter().filter(|(name, _)| Part::of(name) == Part::ImageEncoder) {
+            weights.insert(name, tensor.detach().to_kind(self.kind()));
         }
-        self.tower = tower(run, &self.weights)?;
-        Ok(self)
+        Ok(Self { tower: tower(run, &weights)?, weights, sha256: self.sha256.clone() })
+    }
+
+    /// The type that its weights are held in.
+    fn kind(&self) -> Kind {
+        self.weights.iter().next().map_or(Kind::Float, |(_, tensor)| tensor.kind())
     }
 }
 

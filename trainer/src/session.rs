@@ -1,6 +1,7 @@
 //! One launch of a run: its right to write, where it continues, and what it reports.
 
 mod drift;
+mod evaluating;
 pub(crate) mod kept;
 mod resume;
 pub(crate) mod saving;
@@ -29,6 +30,7 @@ use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
+use evaluating::Scores;
 use kept::{Copied, restore, segments_of};
 use resume::Resumed;
 use saving::{Progress, Saving};
@@ -79,6 +81,7 @@ pub struct Session<'a> {
     frozen: BTreeMap<String, String>,
     facts: Facts,
     restored: serde_json::Value,
+    scores: Scores,
 }
 
 struct Writer {
@@ -110,11 +113,24 @@ impl<'a> Session<'a> {
         facts::agree(&facts, run.cluster.reduction, ranks, events)?;
         let prefix = RunPrefix::open(run.run.output.as_str())?;
         let frozen = BTreeMap::new();
-        let restored = serde_json::Value::Null;
+        let (restored, scores) = (serde_json::Value::Null, Scores::default());
         let (writer, resume) = (None, None);
         let saving = Saving::new(&prefix, Retention::from(&run.checkpoint), events)?;
-        let mut session =
-            Self { run, ranks, device, events, activity, prefix, writer, resume, saving, frozen, facts, restored };
+        let mut session = Self {
+            run,
+            ranks,
+            device,
+            events,
+            activity,
+            prefix,
+            writer,
+            resume,
+            saving,
+            frozen,
+            facts,
+            restored,
+            scores,
+        };
         let lease = if ranks.rank() == 0 { Some(Arc::new(session.take_over(launch)?)) } else { None };
         session.resume = resume::read(run, &session.prefix, lease.as_deref(), ranks, events)?;
         if let Some(found) = &session.resume {
@@ -223,6 +239,7 @@ impl<'a> Session<'a> {
             1 => start_checkpoint,
             index => self.shared_checkpoint(Some(index - 1))?,
         };
+        self.check_gate(position, before.as_ref().filter(|_| position.index > 1))?;
         if let Some(found) = before {
             let taken = start::put_checkpoint(&self.run.model, &mut state, &found)?;
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
@@ -380,7 +397,7 @@ impl<'a> Session<'a> {
             frozen: self.frozen.clone(),
             facts: self.facts.clone(),
             ledger,
-            metrics: metrics.filter(|(_, value)| value.is_finite()).collect(),
+            metrics: metrics.chain(self.scores.of(at)).filter(|(_, value)| value.is_finite()).collect(),
         };
         let lease = self.writer.as_ref().map(|writer| &*writer.lease);
         self.saving.start(about, (lease, self.ranks), |room| room.copy(state, slices))?;

@@ -64,6 +64,7 @@ fn train_stage(
         let skipped = state.finite.skipped();
         let outcome = Outcome { losses: &losses, slices: &slices, feed: &feed, grad_norm, learning_rate, skipped };
         session.report(&at, &outcome)?;
+        session.evaluate_if_due(&at, &state, towers)?;
         session.checkpoint_if_due(&at, &state, &outcome)?;
     }
     Ok(())

@@ -45,7 +45,7 @@ impl<'a> Captioner<'a> {
             "captioner": captioner, "decoding": told, "images_at_once": AT_ONCE, "threads": threads,
             "program_version": env!("CARGO_PKG_VERSION"),
         });
-        Ok(Self { loaded, speaker: Speaker::of(loaded, options)?, settings, sha256 })
+        Ok(Self { loaded, speaker: Speaker::of(loaded.subject(), options)?, settings, sha256 })
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Retention {
     pub keep_every_steps: Option<u64>,
     /// The best so many of each stage.
     pub keep_best: u64,
-    /// What the best have the lowest value of: a loss.
+    /// What the best have the lowest value of, a loss; or `evaluation`, of which they have the highest.
     pub best_by: String,
 }
 
@@ -47,6 +47,9 @@ impl Retention {
                 of_stage.filter_map(|it| Some((*it.metrics.get(&self.best_by)?, it.folder.as_str()))).collect();
             ranked.retain(|(value, _)| value.is_finite());
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            if self.best_by == "evaluation" {
+                ranked.reverse();
+            }
             kept.extend(ranked.iter().take(self.keep_best as usize).map(|(_, folder)| *folder));
         }
         kept

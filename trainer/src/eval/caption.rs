@@ -14,7 +14,7 @@ use super::scene_words::{Count, Hits};
 use super::sets::{Captioned, synthetic_source};
 use super::shares::Shares;
 use super::speaker::Speaker;
-use super::{BATCH, Loaded};
+use super::{BATCH, Subject};
 use crate::TrainerError;
 use crate::events::{Event, Events};
 
@@ -39,13 +39,13 @@ pub fn published_defaults() -> Options {
 /// # Errors
 /// When images cannot be read, the weights do not fit the model, or the options do not fit together.
 pub fn write(
-    loaded: &Loaded,
+    subject: &Subject<'_>,
     set: &Captioned,
     options: &Options,
     shares: Shares<'_>,
     events: Events,
 ) -> Result<Vec<String>, TrainerError> {
-    let speaker = Speaker::of(loaded, options)?;
+    let speaker = Speaker::of(*subject, options)?;
     let own = shares.own(set.len());
     let steps = own.len().div_ceil(BATCH) as u64;
     if shares.is_first() {
@@ -54,8 +54,9 @@ pub fn write(
     }
     let mut captions = Vec::with_capacity(own.len());
     for (step, rows) in in_batches(own, BATCH).enumerate() {
-        let pixels = set.images.pixels(&rows, loaded.towers.device)?;
-        let patches = loaded.towers.image_encoder.forward(&pixels);
+        (shares.beat)();
+        let pixels = set.images.pixels(&rows, subject.towers.device)?;
+        let patches = subject.image_encoder.forward(&pixels);
         let keys: Vec<u64> = rows.iter().map(|row| *row as u64).collect();
         captions.extend(speaker.write(&patches, &keys).into_iter().map(|mut texts| texts.swap_remove(0)));
         if shares.is_first() {
@@ -70,21 +71,21 @@ pub fn write(
 /// # Errors
 /// As [`write()`].
 pub fn score(
-    loaded: &Loaded,
+    subject: &Subject<'_>,
     set: &Captioned,
     options: &Options,
     shares: Shares<'_>,
     events: Events,
 ) -> Result<Value, TrainerError> {
-    let captions = write(loaded, set, options, shares, events)?;
+    let captions = write(subject, set, options, shares, events)?;
     let mut result = against_references(set, &captions)?;
     result["settings"] = json!({
-        "decoding": options, "prompt": Speaker::of(loaded, options)?.prompt(),
-        "max_tokens": options.max_tokens.unwrap_or(loaded.run.model.language_model.settings().max_text_tokens),
+        "decoding": options, "prompt": Speaker::of(*subject, options)?.prompt(),
+        "max_tokens": options.max_tokens.unwrap_or(subject.run.model.language_model.settings().max_text_tokens),
         "tokenizer": "PTB, as pycocoevalcap 1.2", "not_offered": Map::from_iter(not_offered()),
     });
     if !set.scenes.is_empty() {
-        let held_out = held_out_pairs(synthetic_source(&loaded.run)?.seed);
+        let held_out = held_out_pairs(synthetic_source(subject.run)?.seed);
         result["rows"] = against_scenes(set, &captions, &held_out);
         result["examples"] = examples(set, &captions);
     }

@@ -2,6 +2,7 @@
 
 pub mod caption;
 pub mod decoding;
+pub mod during;
 mod held_out;
 pub mod images;
 pub mod retrieval;
@@ -22,6 +23,7 @@ use crate::TrainerError;
 use crate::checkpoint::{Found, NamedArray, RunPrefix, open_checkpoint};
 use crate::device;
 use crate::events::{Event, Events};
+use crate::frozen::FrozenImageEncoder;
 use crate::model::tensors::Tensors;
 use crate::storage::Storage;
 use crate::towers::Towers;
@@ -51,6 +53,21 @@ pub struct Request {
     pub output: Option<String>,
 }
 
+/// A model as it stands: of a checkpoint, or in the middle of its training.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The stage that the weights are of.
+    pub stage: &'a Stage,
+    /// The trained weights by name.
+    pub weights: &'a Tensors,
+    /// The frozen towers, and the tokenizers.
+    pub towers: &'a Towers,
+    /// The image encoder, which may be a trained one.
+    pub image_encoder: &'a FrozenImageEncoder,
+}
+
 /// A checkpoint with everything that is needed to use it.
 pub struct Loaded {
     /// The config of its run.
@@ -78,6 +95,12 @@ impl Loaded {
         towers.image_encoder = towers.image_encoder.with_trained(&run, &weights)?;
         towers.language_model = towers.language_model.for_writing();
         Ok(Self { run, found, weights, towers, prefix: prefix.uri() })
+    }
+
+    /// The model, to be scored.
+    pub fn subject(&self) -> Subject<'_> {
+        let Self { run, weights, towers, .. } = self;
+        Subject { run, stage: self.stage(), weights, towers, image_encoder: &towers.image_encoder }
     }
 
     /// The stage that the checkpoint belongs to.
@@ -216,8 +239,8 @@ pub fn retrieval(
     if let Data::HeldOut(_) = request.data {
         set = set.with_one_caption();
     }
-    let shares = Shares { ranks };
-    let result = retrieval::score(&loaded, &set, candidates, shares, events)?;
+    let shares = Shares { ranks, beat: &|| () };
+    let result = retrieval::score(&loaded.subject(), &set, candidates, shares, events)?;
     loaded.told(shares, "retrieval", (&set.name, &set.sha256), request, result)
 }
 
@@ -234,8 +257,8 @@ pub fn captions(request: &Request, ranks: &dyn Collective, events: Events) -> Re
         Data::HeldOut(_) => request.options.clone(),
         Data::Files(_) => request.options.or(&caption::published_defaults()),
     };
-    let shares = Shares { ranks };
-    let result = caption::score(&loaded, &set, &options, shares, events)?;
+    let shares = Shares { ranks, beat: &|| () };
+    let result = caption::score(&loaded.subject(), &set, &options, shares, events)?;
     loaded.told(shares, "caption", (&set.name, &set.sha256), request, result)
 }
 
@@ -247,9 +270,9 @@ pub fn answers(request: &Request, ranks: &dyn Collective, events: Events) -> Res
     let loaded = Loaded::open(&request.checkpoint, request.stage.as_deref())?;
     let Stage::Generative(_) = loaded.stage() else { return Err(wrong_stage(&loaded, "generative")) };
     let set = Asked::open(&loaded.run, &request.data, request.limit)?;
-    let options = request.options.or(&vqa::defaults(&loaded, &set));
-    let shares = Shares { ranks };
-    let result = vqa::score(&loaded, &set, &options, shares, events)?;
+    let options = request.options.or(&vqa::defaults(&loaded.subject(), &set));
+    let shares = Shares { ranks, beat: &|| () };
+    let result = vqa::score(&loaded.subject(), &set, &options, shares, events)?;
     loaded.told(shares, "vqa", (&set.name, &set.sha256), request, result)
 }
 
@@ -265,7 +288,7 @@ pub fn caption_files(
 ) -> Result<Vec<Vec<String>>, TrainerError> {
     let loaded = Loaded::open(checkpoint, None)?;
     let images = Images::encoded(files, loaded.run.data.image_size);
-    let speaker = Speaker::of(&loaded, options)?;
+    let speaker = Speaker::of(loaded.subject(), options)?;
     let steps = images.len().div_ceil(BATCH) as u64;
     let what = format!("writing captions for {} images", images.len());
     events.send(&Event::Phase { name: "evaluate".into(), what, steps });

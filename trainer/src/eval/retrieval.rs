@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::images::in_batches;
 use super::sets::Captioned;
 use super::shares::Shares;
-use super::{BATCH, Loaded};
+use super::{BATCH, Subject};
 use crate::TrainerError;
 use crate::batches;
 use crate::events::{Event, Events};
@@ -91,6 +91,7 @@ impl Search<'_> {
         let mut image = Vec::new();
         for rows in in_batches(own.clone(), BATCH) {
             let patches = (self.patches)(&rows)?;
+            (self.shares.beat)();
             image.push(self.stage1.encode_image(&self.stage1.key_values(&patches), rows.len() as i64));
         }
         let m = self.text.ids.size()[0];
@@ -136,6 +137,7 @@ impl Search<'_> {
                     );
                 }
                 rows_of_logits.push(row);
+                (self.shares.beat)();
                 (self.progress)((image - own.start) as u64 + 1, total);
             }
         }
@@ -168,26 +170,26 @@ fn wanted(texts_of_images: &Tensor, images_of_texts: &Tensor) -> Vec<BTreeSet<i6
 /// # Errors
 /// As [`Search::run`].
 pub fn score(
-    loaded: &Loaded,
+    subject: &Subject<'_>,
     set: &Captioned,
     candidates: usize,
     shares: Shares<'_>,
     events: Events,
 ) -> Result<Value, TrainerError> {
-    let model = &loaded.run.model;
-    let stage1 = Stage1::new(&loaded.weights.scope(""), model, false)?;
+    let (model, towers) = (&subject.run.model, subject.towers);
+    let stage1 = Stage1::new(&subject.weights.scope(""), model, false)?;
     let cleaner = Cleaner::default();
     let texts: Vec<String> = set.captions.iter().flatten().map(|caption| cleaner.caption(caption)).collect();
     let limit = TEXT_TOKENS.min(model.qformer.max_positions);
-    let tokens = loaded.towers.encode_for_qformer_within(&texts, limit);
-    let device = loaded.towers.device;
+    let tokens = towers.encode_for_qformer_within(&texts, limit);
+    let device = towers.device;
     let text = batches::text(&tokens, tokens.longest(), device);
     let what = format!("scoring {} images and {} captions", set.len(), texts.len());
     let steps = shares.own(set.len()).len() as u64;
     if shares.is_first() {
         events.send(&Event::Phase { name: "evaluate".into(), what, steps });
     }
-    let patches = |rows: &[usize]| Ok(loaded.towers.image_encoder.forward(&set.images.pixels(rows, device)?));
+    let patches = |rows: &[usize]| Ok(subject.image_encoder.forward(&set.images.pixels(rows, device)?));
     let progress = |done: u64, steps: u64| {
         if shares.is_first() && (done.is_multiple_of(10) || done == steps) {
             events.progress("evaluate", done, steps);

@@ -36,8 +36,8 @@ pub struct Files {
 }
 
 impl Data {
-    /// What the set is called in results, before anything is read.
-    fn is_held_out(&self) -> bool {
+    /// Whether it is of the run's own corpus.
+    pub fn is_held_out(&self) -> bool {
         matches!(self, Self::HeldOut(_))
     }
 }

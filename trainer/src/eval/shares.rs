@@ -13,6 +13,8 @@ use crate::slices::owned;
 pub struct Shares<'a> {
     /// Who is there.
     pub ranks: &'a dyn Collective,
+    /// Told of every batch: that a rank is at work.
+    pub beat: &'a dyn Fn(),
 }
 
 impl Shares<'_> {

@@ -3,7 +3,7 @@
 use configs::{LanguageModelSizes, Stage};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::Loaded;
+use super::Subject;
 use super::decoding::Options;
 use crate::TrainerError;
 use crate::batches;
@@ -15,7 +15,7 @@ use crate::text::Tokenizer;
 
 /// What writes.
 pub(crate) struct Speaker<'a> {
-    loaded: &'a Loaded,
+    subject: Subject<'a>,
     model: Model<'a>,
     tokenizer: &'a Tokenizer,
     decoding: Decoding,
@@ -32,14 +32,14 @@ enum Model<'a> {
 }
 
 impl<'a> Speaker<'a> {
-    /// The model of a checkpoint's stage.
+    /// The model of a stage.
     ///
     /// # Errors
     /// When the weights do not fit the model, or the options do not fit together.
-    pub(crate) fn of(loaded: &'a Loaded, options: &Options) -> Result<Self, TrainerError> {
-        let (model, towers) = (&loaded.run.model, &loaded.towers);
-        let scope = loaded.weights.scope("");
-        let Stage::Generative(stage) = loaded.stage() else {
+    pub(crate) fn of(subject: Subject<'a>, options: &Options) -> Result<Self, TrainerError> {
+        let (model, towers) = (&subject.run.model, subject.towers);
+        let scope = subject.weights.scope("");
+        let Stage::Generative(stage) = subject.stage else {
             if !options.prompt.is_empty() {
                 return Err(TrainerError::Unsupported {
                     found: format!("--prompt {:?} with a checkpoint of stage 1", options.prompt),
@@ -51,7 +51,7 @@ impl<'a> Speaker<'a> {
             let decoding = options.decoding(tokenizer.end(), model.qformer.max_text_tokens)?;
             fits(&decoding, 1, model.qformer.max_positions)?;
             let model = Model::Stage1(Stage1::new(&scope, model, false)?);
-            return Ok(Self { loaded, model, tokenizer, decoding, prompt: String::new() });
+            return Ok(Self { subject, model, tokenizer, decoding, prompt: String::new() });
         };
         let tokenizer = towers.language_tokenizer();
         let decoding = options.decoding(tokenizer.end(), model.language_model.settings().max_text_tokens)?;
@@ -59,7 +59,7 @@ impl<'a> Speaker<'a> {
         let prompt = if options.prompt.is_empty() { stage.prompt.trim_end() } else { options.prompt.as_str() };
         let language_model = towers.language_model.model();
         let model = Model::Stage2(Stage2::of_stage(&scope, model, stage, false)?, language_model);
-        let speaker = Self { loaded, model, tokenizer, decoding, prompt: prompt.to_owned() };
+        let speaker = Self { subject, model, tokenizer, decoding, prompt: prompt.to_owned() };
         speaker.check_prompt(&prompt.replace("{}", ""))?;
         Ok(speaker)
     }
@@ -78,7 +78,7 @@ impl<'a> Speaker<'a> {
                 expected: "a prompt of words that the language model knows; give one with --prompt".into(),
             });
         }
-        let model = &self.loaded.run.model;
+        let model = &self.subject.run.model;
         if let LanguageModelSizes::Opt(sizes) = model.language_model.sizes() {
             let before = model.qformer.num_query_tokens + self.tokenizer.prompt(prompt).len();
             fits(&self.decoding, before, sizes.max_positions)?;
@@ -118,21 +118,21 @@ impl<'a> Speaker<'a> {
         asked: &[String],
         questions: &[String],
     ) -> Result<Vec<Vec<String>>, TrainerError> {
-        let Stage::Generative(stage) = self.loaded.stage() else {
+        let Stage::Generative(stage) = self.subject.stage else {
             return Err(TrainerError::Unsupported {
-                found: format!("{} is a checkpoint of stage 1", self.loaded.found.uri),
+                found: format!("a checkpoint of stage {}, which writes captions only", self.subject.stage.name()),
                 expected: "one of a stage of kind generative; choose it with --stage".into(),
             });
         };
         if let Some(longest) = asked.iter().max_by_key(|prompt| self.tokenizer.prompt(prompt).len()) {
-            let model = &self.loaded.run.model;
+            let model = &self.subject.run.model;
             if let LanguageModelSizes::Opt(sizes) = model.language_model.sizes() {
                 let before = model.qformer.num_query_tokens + self.tokenizer.prompt(longest).len();
                 fits(&self.decoding, before, sizes.max_positions)?;
             }
         }
         let question = stage.qformer_text_input.then(|| {
-            let tokens = self.loaded.towers.encode_for_qformer(questions);
+            let tokens = self.subject.towers.encode_for_qformer(questions);
             batches::text(&tokens, tokens.longest(), patches.device())
         });
         let keys: Vec<u64> = (0..asked.len() as u64).collect();

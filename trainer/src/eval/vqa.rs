@@ -11,7 +11,7 @@ use super::images::in_batches;
 use super::sets::{Asked, Question};
 use super::shares::Shares;
 use super::speaker::Speaker;
-use super::{BATCH, Loaded};
+use super::{BATCH, Subject};
 use crate::TrainerError;
 use crate::events::{Event, Events};
 use crate::text::asked;
@@ -19,11 +19,11 @@ use crate::text::asked;
 /// How questions are asked and answered where options do not say: beams, length and penalty are the paper's (section 4.1;
 /// LAVIS' code passes OPT a length penalty of 0 instead), and so are the prompts, of which each kind of language model has
 /// its own. A stage that was trained to answer has its prompt; the few words of the synthetic corpus are asked without one.
-pub fn defaults(loaded: &Loaded, set: &Asked) -> Options {
-    let prompt = match loaded.stage() {
+pub fn defaults(subject: &Subject<'_>, set: &Asked) -> Options {
+    let prompt = match subject.stage {
         Stage::Generative(stage) if stage.prompt.contains("{}") => stage.prompt.clone(),
         _ if set.is_held_out => "{}".to_owned(),
-        _ => match loaded.run.model.language_model.sizes() {
+        _ => match subject.run.model.language_model.sizes() {
             LanguageModelSizes::Opt(_) => "Question: {} Answer:".to_owned(),
             LanguageModelSizes::T5(_) => "Question: {} Short answer:".to_owned(),
         },
@@ -37,13 +37,13 @@ pub fn defaults(loaded: &Loaded, set: &Asked) -> Options {
 /// # Errors
 /// When images cannot be read, the weights do not fit the model, or the options do not fit together.
 pub fn answer(
-    loaded: &Loaded,
+    subject: &Subject<'_>,
     set: &Asked,
     options: &Options,
     shares: Shares<'_>,
     events: Events,
 ) -> Result<Vec<String>, TrainerError> {
-    let speaker = Speaker::of(loaded, options)?;
+    let speaker = Speaker::of(*subject, options)?;
     if !speaker.prompt().contains("{}") {
         return Err(TrainerError::Unsupported {
             found: format!("the prompt {:?} has no place for the question", speaker.prompt()),
@@ -59,9 +59,10 @@ pub fn answer(
     }
     let mut answers = Vec::with_capacity(own.len());
     for (step, rows) in in_batches(own, BATCH).enumerate() {
+        (shares.beat)();
         let images: Vec<usize> = rows.iter().map(|row| set.questions[*row].image).collect();
-        let pixels = set.images.pixels(&images, loaded.towers.device)?;
-        let patches = loaded.towers.image_encoder.forward(&pixels);
+        let pixels = set.images.pixels(&images, subject.towers.device)?;
+        let patches = subject.image_encoder.forward(&pixels);
         let questions: Vec<String> = rows.iter().map(|row| cleaner.question(&set.questions[*row].text)).collect();
         let prompts: Vec<String> = questions.iter().map(|question| asked(speaker.prompt(), question)).collect();
         let written = speaker.answer(&patches, &prompts, &questions)?;
@@ -78,16 +79,16 @@ pub fn answer(
 /// # Errors
 /// As [`answer()`].
 pub fn score(
-    loaded: &Loaded,
+    subject: &Subject<'_>,
     set: &Asked,
     options: &Options,
     shares: Shares<'_>,
     events: Events,
 ) -> Result<Value, TrainerError> {
-    let answers = answer(loaded, set, options, shares, events)?;
+    let answers = answer(subject, set, options, shares, events)?;
     let mut result = against_people(&set.questions, &answers)?;
     result["settings"] = json!({
-        "decoding": options, "prompt": Speaker::of(loaded, options)?.prompt(),
+        "decoding": options, "prompt": Speaker::of(*subject, options)?.prompt(),
         "not_offered": Map::from_iter(NOT_OFFERED.iter().map(|(name, reason)| ((*name).to_owned(), json!(reason)))),
     });
     result["images"] = json!(set.images.len());

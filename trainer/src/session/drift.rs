@@ -97,6 +97,7 @@ fn differences(before: &Run, now: &Run) -> Result<Vec<Change>, TrainerError> {
     mathematics.cluster = before.cluster.clone();
     mathematics.checkpoint = before.checkpoint.clone();
     mathematics.metrics = before.metrics.clone();
+    mathematics.evaluation = before.evaluation.clone();
     mathematics.run.name.clone_from(&before.run.name);
     // The folder that holds the run, however it is written or wherever it was moved.
     mathematics.run.output = before.run.output.clone();
