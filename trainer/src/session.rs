@@ -218,9 +218,9 @@ impl<'a> Session<'a> {
         let mut start = Tensors::random(specs, seed, self.device);
         start::put_image_encoder(position.stage, image_encoder, &mut start);
         let begins = (position.index, position.step) == (1, 0);
-        let start_checkpoint = if begins { start::checkpoint(&self.run.model, self.ranks)? } else { None };
+        let given = if begins { start::checkpoints(&self.run.model, self.ranks)? } else { Vec::new() };
         if begins {
-            start::put_weights(&self.run.model, start_checkpoint.is_none(), &mut start, self.events)?;
+            start::put_weights(&self.run.model, given.is_empty(), &mut start, self.events)?;
         }
         let mut state = State::new(specs, &start, slices.len(), slices.chunks(), self.device);
         state.finite = FiniteGuard::of_kinds(&back_propagated(&self.run.model, position.stage, self.device));
@@ -236,20 +236,23 @@ impl<'a> Session<'a> {
         }
         self.restored = serde_json::Value::Null;
         let before = match position.index {
-            1 => start_checkpoint,
-            index => self.shared_checkpoint(Some(index - 1))?,
+            1 => given,
+            // What the stage before left out, such as the Q-Former's text parts, comes from the one before that.
+            index => {
+                (1..index).filter_map(|stage| self.shared_checkpoint(stage).transpose()).collect::<Result<_, _>>()?
+            }
         };
-        self.check_gate(position, before.as_ref().filter(|_| position.index > 1))?;
-        if let Some(found) = before {
+        self.check_gate(position, before.last().filter(|_| position.index > 1))?;
+        for found in before {
             let taken = start::put_checkpoint(&self.run.model, &mut state, &found)?;
             self.events.message(format!("{taken} of {} tensors start from {}", state.segments.len(), found.uri));
         }
         Ok(state)
     }
 
-    /// The newest checkpoint (of a stage), chosen by rank 0 and read by every rank.
-    fn shared_checkpoint(&self, stage: Option<usize>) -> Result<Option<Found>, TrainerError> {
-        let found = if self.ranks.rank() == 0 { self.prefix.latest(stage)? } else { None };
+    /// The newest checkpoint of a stage, chosen by rank 0 and read by every rank.
+    fn shared_checkpoint(&self, stage: usize) -> Result<Option<Found>, TrainerError> {
+        let found = if self.ranks.rank() == 0 { self.prefix.latest(Some(stage))? } else { None };
         start::shared(found, self.ranks)
     }
 

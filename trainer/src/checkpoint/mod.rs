@@ -241,6 +241,14 @@ impl RunPrefix {
         Ok(self.storage.size(MANIFEST)?.is_some() || !log::Log::read(&self.storage)?.commits().is_empty())
     }
 
+    /// Whether this is the folder of a checkpoint, not of a run.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn is_checkpoint(&self) -> Result<bool> {
+        Ok(self.storage.size(MANIFEST)?.is_some())
+    }
+
     /// The checkpoints that were found damaged, oldest first.
     ///
     /// # Errors

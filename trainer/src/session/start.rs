@@ -14,26 +14,42 @@ use crate::model::tensors::Tensors;
 use crate::state::State;
 use crate::weights::{self, Part};
 
+/// More stages than any run has.
+const MOST_STAGES: usize = 64;
 /// Where weights lie by themselves, whatever else is there.
 const WEIGHTS_ENDINGS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
 
-/// The checkpoint that `model.start_from` names, itself or as the newest one of its run; `None` where it names nothing, or
-/// weights by themselves. Rank 0 chooses, as the other run may go on meanwhile; every rank calls it.
+/// The checkpoints that `model.start_from` names, none where it names nothing, or weights by themselves: a checkpoint; the
+/// newest of a stage, `<run>/stage<N>`; or a run, of which the last one of every stage is taken, oldest first, so that what
+/// a later stage left out comes from an earlier one. Rank 0 chooses, as the other run may go on meanwhile; every rank calls it.
 ///
 /// # Errors
 /// A checkpoint that does not verify, a run without one that does, and errors of the store.
-pub(super) fn checkpoint(model: &Model, ranks: &dyn Collective) -> Result<Option<Found>, TrainerError> {
-    let Some(start) = model.start_from.as_ref().map(|weights| weights.uri.as_str()) else { return Ok(None) };
+pub(super) fn checkpoints(model: &Model, ranks: &dyn Collective) -> Result<Vec<Found>, TrainerError> {
+    let Some(start) = model.start_from.as_ref().map(|weights| weights.uri.as_str()) else { return Ok(Vec::new()) };
     let is_file = WEIGHTS_ENDINGS.iter().any(|ending| start.ends_with(ending));
     if is_file || start.starts_with("hf://") {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let found = if ranks.rank() == 0 && RunPrefix::open(start)?.has_checkpoint()? {
-        Some(open_checkpoint(start)?)
-    } else {
-        None
+    let start = start.trim_end_matches('/');
+    let of_stage = start.rsplit_once("/stage").and_then(|(run, stage)| Some((run, stage.parse::<usize>().ok()?)));
+    let (run, stages) = match of_stage {
+        Some((run, stage)) => (run, stage..=stage),
+        None => (start, 1..=MOST_STAGES),
     };
-    shared(found, ranks)
+    let prefix = RunPrefix::open(run)?;
+    if prefix.is_checkpoint()? {
+        return Ok(vec![open_checkpoint(run)?]);
+    }
+    let mut found = Vec::new();
+    for stage in stages {
+        let of_stage = if ranks.rank() == 0 { prefix.latest(Some(stage))? } else { None };
+        match shared(of_stage, ranks)? {
+            Some(of_stage) => found.push(of_stage),
+            None => break,
+        }
+    }
+    Ok(found)
 }
 
 /// What rank 0 found, on every rank.
