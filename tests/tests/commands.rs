@@ -47,6 +47,35 @@ fn synth_inspect_and_bench_work_together() {
 }
 
 #[test]
+fn synth_writes_evaluation_sets_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = corpus(folder.path());
+    let sets = Path::new(&out).join("benchmarks");
+    assert!(!sets.exists());
+    let same = ["data", "synth", "--out", &out, "--scenes", "300", "--test-scenes", "50", "--image-size", "32"];
+    let with = |more: &[&str]| blip2(&[&same, more].concat());
+    let made = with(&["--benchmarks", "--benchmark-scenes", "60", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(value["corpus"]["shards_written"], 0, "the corpus was there");
+    let scenes: Vec<(&str, u64)> = value["benchmarks"]["splits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|split| (split["name"].as_str().unwrap(), split["scenes"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(scenes, [("train", 300), ("test_seen", 60), ("test_unseen", 60)]);
+    assert_eq!(std::fs::read_dir(sets.join("images")).unwrap().count(), 420);
+    assert!(sets.join("annotations_test_unseen.json").exists() && sets.join("benchmarks.json").exists());
+
+    let before = tree(Path::new(&out));
+    let refused = with(&["--benchmarks", "--benchmark-train-scenes", "301"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("expected at most 300"), "{}", stderr(&refused));
+    assert_eq!(with(&["--benchmark-scenes", "5"]).status.code(), Some(2), "a size without --benchmarks");
+    assert_eq!(before, tree(Path::new(&out)), "a refused command changed files");
+}
+
+#[test]
 fn the_same_command_gives_the_same_bytes_and_another_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = corpus(folder.path());

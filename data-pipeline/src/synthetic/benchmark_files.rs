@@ -145,20 +145,22 @@ fn annotation(image_id: u64, question_id: u64, question: &Question) -> Annotatio
 /// Five captions of each scene, and how many of them stand with several scenes. Of the six, the one that most scenes of
 /// the split share is left out, the last of those where several are equal.
 fn choose_captions(mut scenes: Vec<Vec<String>>) -> (Vec<Vec<String>>, u64) {
-    let mut scenes_with: HashMap<&str, u64> = HashMap::new();
-    scenes.iter().flatten().for_each(|text| *scenes_with.entry(text).or_default() += 1);
-    let counts: Vec<Vec<u64>> =
-        scenes.iter().map(|texts| texts.iter().map(|text| scenes_with[text.as_str()]).collect()).collect();
-    let mut shared = 0;
+    let scenes_of_each = |scenes: &[Vec<String>]| {
+        let mut scenes_with: HashMap<&str, u64> = HashMap::new();
+        scenes.iter().flatten().for_each(|text| *scenes_with.entry(text).or_default() += 1);
+        let counts = |texts: &Vec<String>| texts.iter().map(|text| scenes_with[text.as_str()]).collect();
+        scenes.iter().map(counts).collect::<Vec<Vec<u64>>>()
+    };
+    let counts = scenes_of_each(&scenes);
     for (captions, mut counts) in scenes.iter_mut().zip(counts) {
         while captions.len() > CAPTIONS {
             let most = (0..counts.len()).max_by_key(|number| counts[*number]).unwrap_or_default();
             captions.remove(most);
             counts.remove(most);
         }
-        shared += counts.into_iter().filter(|count| *count > 1).count() as u64;
     }
-    (scenes, shared)
+    let shared = scenes_of_each(&scenes).into_iter().flatten().filter(|count| *count > 1).count();
+    (scenes, shared as u64)
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
