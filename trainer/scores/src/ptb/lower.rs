@@ -1,0 +1,55 @@
+//! Lower case as Java has it.
+
+/// Appends a text in lower case.
+///
+/// Java and Rust differ in one letter: a capital sigma becomes the final form where a cased letter stands before it
+/// and none after it within a word, and Java's words go on through hyphens and periods between letters.
+pub fn append(line: &mut String, text: &str) {
+    if text.is_ascii() {
+        line.extend(text.bytes().map(|byte| char::from(byte.to_ascii_lowercase())));
+    } else if text.contains('Σ') {
+        let characters: Vec<char> = text.chars().collect();
+        for (index, &character) in characters.iter().enumerate() {
+            match character {
+                'Σ' => line.push(if is_final(&characters, index) { 'ς' } else { 'σ' }),
+                other => line.extend(other.to_lowercase()),
+            }
+        }
+    } else {
+        line.extend(text.chars().flat_map(char::to_lowercase));
+    }
+}
+
+fn is_final(characters: &[char], index: usize) -> bool {
+    let cased = |character: char| (character.is_lowercase() || character.is_uppercase()) && !"ªº".contains(character);
+    let before = (0..index).rev().take_while(|&at| in_word(characters, at)).any(|at| cased(characters[at]));
+    let after = (index + 1..characters.len()).take_while(|&at| in_word(characters, at)).any(|at| cased(characters[at]));
+    before && !after
+}
+
+/// Whether a word goes on through a character.
+fn in_word(characters: &[char], at: usize) -> bool {
+    let letter = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|c| c.is_alphabetic());
+    match characters[at] {
+        '-' | '.' | '\'' | '\u{AD}' | '\u{2010}' | '\u{2011}' => letter(at.checked_sub(1)) && letter(Some(at + 1)),
+        '_' | '\u{300}'..='\u{36F}' => true,
+        // Between ideographs and letters a word ends.
+        '\u{2E80}'..='\u{9FFF}' => false,
+        other => other.is_alphanumeric(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::append;
+
+    #[test]
+    fn sigmas_are_final_where_javas_are() {
+        for (text, lower) in [("ΟΔΟΣ", "οδος"), ("ΑΣ-a", "ασ-a"), ("ΑΣ-5", "ας-5"), ("Σ", "σ"), ("ΑΣ!a", "ας!a")]
+        {
+            let mut line = String::new();
+            append(&mut line, text);
+            assert_eq!(line, lower);
+        }
+    }
+}
