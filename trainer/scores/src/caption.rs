@@ -12,7 +12,7 @@ use crate::ScoresError;
 use crate::parallel::map_chunks;
 use crate::{ptb, python};
 use bleu::Counts;
-use ngrams::{Text, Words};
+use ngrams::{Numbered, Text, Words};
 
 /// What captions are often scored by and this crate does not compute, with the reason; for outputs to print.
 pub const NOT_OFFERED: [(&str, &str); 2] = [
@@ -92,11 +92,16 @@ pub fn score(items: &[CaptionItem]) -> Result<CaptionScores, ScoresError> {
 pub fn score_tokenized(items: &[CaptionItem]) -> Result<CaptionScores, ScoresError> {
     check(items)?;
     let mut words = Words::default();
-    let mut all: Vec<(Text, Vec<Text>)> = Vec::with_capacity(items.len());
+    let mut numbered = Vec::with_capacity(items.len());
     for item in items {
-        let references = item.references.iter().map(|reference| words.text(reference)).collect();
-        all.push((words.text(&item.caption), references));
+        let references: Vec<_> = item.references.iter().map(|reference| words.text(reference)).collect();
+        numbered.push((words.text(&item.caption), references));
     }
+    let counted = |(caption, references): &(Numbered, Vec<Numbered>)| {
+        (caption.counted(), references.iter().map(Numbered::counted).collect())
+    };
+    let all: Vec<(Text, Vec<Text>)> =
+        map_chunks(items.len(), CHUNK, || (), |(), range| numbered[range].iter().map(counted).collect());
     let frequencies = cider::Frequencies::of(&all);
     let scored: Vec<(Counts, f64, f64)> = map_chunks(
         all.len(),

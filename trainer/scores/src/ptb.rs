@@ -7,6 +7,7 @@
 mod alphabet;
 mod lexer;
 mod lower;
+mod parts;
 mod ranges;
 mod rewrite;
 mod rules;

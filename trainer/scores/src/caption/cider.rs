@@ -44,7 +44,11 @@ impl Frequencies {
         let caption = self.vector(caption);
         let mut sums = [0.0; ORDERS];
         for reference in references {
-            let similarities = similarities(&caption, &self.vector(reference));
+            let mut reference = self.vector(reference);
+            for weights in &mut reference.weights {
+                weights.sort_unstable_by_key(|(ngram, _)| *ngram);
+            }
+            let similarities = similarities(&caption, &reference);
             for (sum, similarity) in sums.iter_mut().zip(similarities) {
                 *sum += similarity;
             }
@@ -65,15 +69,18 @@ impl Frequencies {
 }
 
 /// The similarity of each order: a cosine whose caption's weights are clipped, times the penalty for lengths.
+///
+/// The reference's runs are sorted; the caption's stand as they occur, for that is the order of the sum.
 fn similarities(caption: &Vector, reference: &Vector) -> [f64; ORDERS] {
     let delta = caption.length - reference.length;
     let penalty = E.powf(-delta.powi(2) / (2.0 * SIGMA.powi(2)));
     std::array::from_fn(|order| {
-        let of_reference: FxHashMap<Ngram, f64> = reference.weights[order].iter().copied().collect();
+        let of_reference = &reference.weights[order];
         let mut sum = 0.0;
         for (ngram, weight) in &caption.weights[order] {
-            if let Some(other) = of_reference.get(ngram) {
-                sum += weight.min(*other) * other;
+            if let Ok(at) = of_reference.binary_search_by_key(ngram, |(ngram, _)| *ngram) {
+                let other = of_reference[at].1;
+                sum += weight.min(other) * other;
             }
         }
         let (a, b) = (caption.norms[order], reference.norms[order]);

@@ -32,11 +32,25 @@ impl<'text> Words<'text> {
         *self.numbers.entry(word).or_insert(next)
     }
 
-    /// The text in numbers.
-    pub fn text(&mut self, text: &'text str) -> Text {
+    /// The text in numbers, not counted yet.
+    pub fn text(&mut self, text: &'text str) -> Numbered {
         let pieces: Vec<u32> = text.split(' ').map(|word| self.number(word)).collect();
-        let words: Vec<u32> = python::split(text).map(|word| self.number(word)).collect();
-        Text { pieces, length: words.len(), ngrams: std::array::from_fn(|order| counted(&words, order + 1)) }
+        let words = python::split(text).map(|word| self.number(word)).collect();
+        Numbered { pieces, words }
+    }
+}
+
+/// A text in numbers before its runs are counted: what one thread does for all texts.
+pub struct Numbered {
+    pieces: Vec<u32>,
+    words: Vec<u32>,
+}
+
+impl Numbered {
+    /// The text with its runs counted.
+    pub fn counted(&self) -> Text {
+        let ngrams = std::array::from_fn(|order| counted(&self.words, order + 1));
+        Text { pieces: self.pieces.clone(), length: self.words.len(), ngrams }
     }
 }
 
@@ -66,7 +80,7 @@ mod tests {
     #[test]
     fn a_no_break_space_divides_for_one_and_not_for_the_other() {
         let mut words = Words::default();
-        let text = words.text("1\u{A0}1/2 inch");
+        let text = words.text("1\u{A0}1/2 inch").counted();
         assert_eq!((text.pieces.len(), text.length), (2, 3));
     }
 }

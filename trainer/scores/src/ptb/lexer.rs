@@ -16,7 +16,7 @@ const CACHE_BYTES: usize = 64 << 20;
 static AUTOMATON: LazyLock<DFA> = LazyLock::new(|| {
     DFA::builder()
         .configure(Config::new().match_kind(MatchKind::All).cache_capacity(CACHE_BYTES))
-        .syntax(syntax::Config::new().unicode(false).utf8(false).dot_matches_new_line(true))
+        .syntax(syntax::Config::new().unicode(false).utf8(false).dot_matches_new_line(true).ignore_whitespace(true))
         .thompson(thompson::Config::new().utf8(false))
         .build_many(&rules::patterns())
         .expect("invariant: the rules are patterns that the automaton can hold, see the unit test")
