@@ -62,8 +62,8 @@ pub struct ItemScores {
 
 /// The scores of a set of captions, the same bits on any number of threads.
 ///
-/// Texts are tokenised first ([`ptb::tokenize`]): all references as one list in the order of the items, and all captions
-/// as another, as the reference does.
+/// Texts are tokenised first ([`ptb::tokenize`]): all references as one list in the order of the items, and all
+/// captions as another, as the reference does.
 ///
 /// # Errors
 /// When there is no item, an item has no reference, or two items have one id.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// The results of `work` for ranges of `chunk` items out of `count`, joined in order: the same on any number of threads.
+/// The results of `work` for ranges of `chunk` items out of `count`, joined in order, on all threads.
 ///
 /// Every thread makes itself a `state` once.
 pub fn map_chunks<S, R: Send>(

@@ -1,8 +1,8 @@
 //! Tokens of captions as `pycocoevalcap`'s `PTBTokenizer` gives them: Stanford's tokenizer 3.4.1 with lower case and
 //! without the punctuation that the scores leave out.
 //!
-//! `rules.rs` says what a token looks like, `lexer.rs` finds the longest one, `rewrite.rs` changes its text. All of it is
-//! written from what the reference does with texts made for the purpose, and compared with it (`docs/scores.md`).
+//! `rules.rs` says what a token looks like, `lexer.rs` finds the longest one, `rewrite.rs` changes its text. How far it
+//! agrees with the reference, and how that is checked, says `docs/scores.md`.
 
 mod alphabet;
 mod lexer;

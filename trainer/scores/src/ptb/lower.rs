@@ -24,7 +24,8 @@ pub fn append(line: &mut String, text: &str) {
 
 /// Characters that show nothing and that words go on through.
 fn is_format(character: char) -> bool {
-    matches!(character, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2064}' | '\u{FEFF}')
+    matches!(character, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}')
+        || matches!(character, '\u{2060}'..='\u{2064}' | '\u{FEFF}')
 }
 
 fn is_final(characters: &[char], index: usize) -> bool {

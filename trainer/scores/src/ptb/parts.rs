@@ -70,7 +70,8 @@ pub const PARTS: &[(&str, &str)] = &[
     (
         "title",
         r"(?i: mr|mrs|ms|mme|mlle|drs?|profs?|sens?|reps?|attys?|lt|col|gen|messrs|govs?|adm|rev|maj|sgt|cpl|pvt|capt
-            | ste?|ave|pres|treas|lieut|hon|brig|co?mdr|pfc|spc|sfc|supts?|det|mt|ft|adj|adv|asst|assoc|ens|insp|msgr )",
+            | ste?|ave|pres|treas|lieut|hon|brig|co?mdr|pfc|spc|sfc|supts?|det|mt|ft|adj|adv|asst
+            | assoc|ens|insp|msgr )",
     ),
     ("opening", r"(?:{title}|(?i:m)[ft](?i:g)|(?i:dept|elec|natl|invt|cie|cf|vs|wm|alex|jos|ph))"),
     ("numbering", r"(?i:ca|figs?|prop|nos?|art|pp?|op)"),
@@ -82,8 +83,9 @@ pub const PARTS: &[(&str, &str)] = &[
     (
         // Words that begin a sentence behind initials.
         "starter",
-        r"(?: A(?i:bout|ccording|dditionally|fter|n|s|t)? | B(?i:ut) | E(?i:arlier) | H(?i:e|er|ere|owever) | I(?i:f|n|t)
-            | L(?i:ast) | M(?i:any|ore|r\.|s\.) | N(?i:ow) | O(?i:nce|ne|ther|ur) | S(?i:he|ince|o|ome|uch)
+        r"(?: A(?i:bout|ccording|dditionally|fter|n|s|t)? | B(?i:ut) | E(?i:arlier) | H(?i:e|er|ere|owever)
+            | I(?i:f|n|t) | L(?i:ast) | M(?i:any|ore|r\.|s\.) | N(?i:ow) | O(?i:nce|ne|ther|ur)
+            | S(?i:he|ince|o|ome|uch)
             | T(?i:hat|he|heir|hen|here|hese|hey|his) | W(?i:e|hen|hile|hat) | Y(?i:et|ou) | {tag} )",
     ),
     // Addresses and files.

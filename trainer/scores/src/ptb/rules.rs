@@ -1,7 +1,7 @@
 //! The rules of the lexer: what a token looks like, what must follow it, and what becomes of its text.
 //!
-//! Written from what the reference does with texts made for the purpose. At every place the rule with the longest match
-//! wins, what must follow included; of equally long ones the first.
+//! At every place the rule with the longest match wins, what must follow included; of equally long ones the first. What
+//! the rules say is what the reference does with texts made for the purpose; they are not its source.
 
 use super::alphabet::NAMES;
 use super::parts::PARTS;
