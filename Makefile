@@ -41,11 +41,13 @@ test-all: ## adds Python peers, S3 and Azure servers, longer fuzzing, big corpor
 parity: setup ## fixture tests; BLIP2_FIXTURES=DIR takes another set of the same layout
 	@.ci/parity
 
-bench: build ## data path, training step, captions, checkpoints against their peers, alternating; writes docs/benchmarks/*.json
+bench: build ## data path, training step, captions, scores, checkpoints against their peers, alternating; writes docs/benchmarks/*.json
 	@$(PYTHON) .setup/setup.py --python .setup/requirements-bench.txt
 	@.deps/python-bench/bin/python tests/peers/bench_data.py --json docs/benchmarks/data-path.json
 	@.deps/python-bench/bin/python tests/peers/bench_step.py --json docs/benchmarks/step.json
 	@.deps/python-bench/bin/python tests/peers/bench_caption.py --json docs/benchmarks/caption.json
+	@$(PYTHON) .setup/setup.py --python .setup/requirements-scores.txt
+	@.deps/python-scores/bin/python tests/peers/bench_scores.py --json docs/benchmarks/scores.json
 	@$(PYTHON) tests/peers/bench_checkpoint.py --json docs/benchmarks/checkpoint.json
 
 demo: build ## both stages on this machine from generated data, with a report in runs/tiny

@@ -39,6 +39,11 @@ pub fn fetch_python(test: &str) -> Option<PathBuf> {
     python_of("fetch", test)
 }
 
+/// A Python with pycocoevalcap and a Java, or none and a line in the log.
+pub fn scores_python(test: &str) -> Option<PathBuf> {
+    python_of("scores", test)
+}
+
 fn python_of(kind: &str, test: &str) -> Option<PathBuf> {
     let python = checkout().join(format!(".deps/python-{kind}/bin/python"));
     if std::env::var("BLIP2_TIER").is_ok_and(|tier| tier == "all") && python.exists() {

@@ -20,7 +20,9 @@
 pub mod caption;
 mod error;
 pub mod gqa;
+mod parallel;
 pub mod ptb;
+mod python;
 pub mod vqa;
 
 pub use error::ScoresError;
