@@ -78,6 +78,8 @@ pub struct Rows {
     pub all_captions: Option<ListArray>,
     /// A question about each image, in sources of questions; the captions are its answers.
     pub questions: Option<StringArray>,
+    /// Several questions about each image with an answer each, of shards whose questions were asked for.
+    pub question_lists: Option<ListArray>,
     /// Per-row status, when the shard has it.
     pub status: Option<StringArray>,
     /// Per-row key, when the shard has it.
@@ -218,6 +220,7 @@ impl Shard {
             captions,
             all_captions,
             questions: None,
+            question_lists: None,
             status: self.columns.status.as_deref().map(text).transpose()?,
             keys: self.columns.key.as_deref().map(text).transpose()?,
             bad_texts,
@@ -227,6 +230,23 @@ impl Shard {
     fn captions_of(&self, batch: &RecordBatch, name: &str) -> Result<ListArray> {
         let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
         Ok(self.cast(batch, name, &list)?.as_list::<i32>().clone())
+    }
+
+    /// The questions about the images of a part, as the synthetic corpus has them.
+    ///
+    /// # Errors
+    /// As [`Shard::read`]; [`DataError::Schema`] when the shard has no column of questions with their answers.
+    pub async fn questions(&self, part: &Part) -> Result<ListArray> {
+        let batch = self.read_columns(part, &["questions"]).await?;
+        let lists = batch.column_by_name("questions").and_then(|column| column.as_list_opt::<i32>());
+        let has_texts = |lists: &&ListArray| {
+            let fields = lists.values().as_struct_opt();
+            let texts = |name| fields?.column_by_name(name)?.as_string_opt::<i32>();
+            texts("question").is_some() && texts("answer").is_some()
+        };
+        let missing = || "no column `questions` with a question and an answer in each entry".into();
+        let found = lists.filter(has_texts).cloned();
+        found.ok_or_else(|| schema_error(&self.location, self.schema(), missing()))
     }
 
     /// What the footer says under a key.

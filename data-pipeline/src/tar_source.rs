@@ -284,6 +284,7 @@ pub fn rows(bytes: Bytes, expected: usize) -> Result<Rows, &'static str> {
         captions,
         all_captions: None,
         questions: None,
+        question_lists: None,
         status: None,
         keys: Some(samples.iter().map(|sample| Some(sample.key.as_str())).collect()),
         bad_texts,

@@ -211,6 +211,7 @@ fn epoch(catalog: Catalog) -> Vec<Batch> {
         slices: 1,
         transform: TrainTransform::reference(24),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: 1,
         memory_bytes: 256 << 20,

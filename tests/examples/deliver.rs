@@ -24,6 +24,7 @@ fn settings() -> LoaderSettings {
         slices: 2,
         transform: TrainTransform::reference(32),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: 2,
         memory_bytes: 256 << 20,

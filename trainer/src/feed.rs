@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cluster::{Collective, gather_texts};
-use configs::{Resize, Run, Stage};
+use configs::{GenerativeText, Resize, Run, Stage};
 use data_pipeline::augment::TrainTransform;
 use data_pipeline::caption::Cleaner;
 use data_pipeline::image::{DecodeLimits, Resampling};
@@ -148,6 +148,7 @@ pub fn settings(run: &Run, stage: &Stage, seed: u64) -> LoaderSettings {
         Resize::Fast => Resampling::Fast,
         Resize::Scaled => Resampling::Scaled,
     };
+    let asks = matches!(stage, Stage::Generative(stage) if stage.text == GenerativeText::QuestionAnswer);
     LoaderSettings {
         layout: Layout {
             seed,
@@ -164,6 +165,7 @@ pub fn settings(run: &Run, stage: &Stage, seed: u64) -> LoaderSettings {
             ..TrainTransform::reference(data.image_size as u32)
         },
         captions: Cleaner::default(),
+        asks,
         limits: DecodeLimits { max_pixels: data.loader.max_image_pixels, ..DecodeLimits::default() },
         decode_threads: data.loader.decode_threads,
         memory_bytes: data.loader.memory_mb << 20,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cluster::broadcast_text;
-use configs::{Run, Source};
+use configs::{GenerativeText, Run, Source, Stage};
 use data_pipeline::catalog::{Catalog, SavedCatalog, catalog_place, index};
 use data_pipeline::loader::LoaderSource;
 use data_pipeline::lost::LostRowGroups;
@@ -40,6 +40,7 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
         broadcast_text(session.ranks, "made")?;
         let SavedCatalog { catalog, sha256 } = runtime.block_on(Catalog::load(&place, source, read_unit))?;
         session.note_frozen(&format!("catalog of {}", source.name()), &sha256)?;
+        let catalog = if asks(run) { catalog.asking() } else { catalog };
         list.push(LoaderSource {
             name: source.name().to_owned(),
             catalog: Arc::new(catalog),
@@ -49,6 +50,12 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
     }
     let lost = runtime.block_on(LostRowGroups::open(&output.child("lost")))?;
     Ok(Sources { list, lost: Arc::new(lost) })
+}
+
+/// Whether a stage asks questions; validation sees to it that all sources have some then.
+fn asks(run: &Run) -> bool {
+    let asks = |stage: &Stage| matches!(stage, Stage::Generative(it) if it.text == GenerativeText::QuestionAnswer);
+    run.stages.iter().any(asks)
 }
 
 async fn make_if_absent(

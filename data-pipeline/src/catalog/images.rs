@@ -66,6 +66,7 @@ impl Catalog {
             images: (0..rows).map(image).collect::<BinaryViewArray>(),
             captions: (0..rows).map(|row| Some(first_texts(row))).collect(),
             all_captions: Some(captions),
+            question_lists: None,
             questions: images.questions.as_ref().map(|questions| questions.slice(first, rows)),
             status: None,
             keys: Some(images.keys.slice(first, rows)),

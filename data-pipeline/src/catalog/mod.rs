@@ -141,6 +141,8 @@ pub struct Catalog {
     bits: Vec<u8>,
     images: Option<Images>,
     footers: Mutex<Footers>,
+    /// Whether questions about images are read, of Parquet shards that have several for each.
+    asks: bool,
 }
 
 /// The footers used last.
@@ -150,6 +152,12 @@ struct Footers {
 }
 
 impl Catalog {
+    /// The same rows with the questions about their images, which the synthetic corpus has beside captions.
+    pub fn asking(mut self) -> Self {
+        self.asks = self.description.form == Form::Parquet;
+        self
+    }
+
     /// Lists shards and reads what tells of their row groups (of tars, everything); all rows are used that were downloaded.
     /// `progress` is told the shards read and their total.
     ///
@@ -300,14 +308,23 @@ impl Catalog {
     }
 
     async fn read_parquet(&self, group: &RowGroup) -> Result<Rows> {
-        match self.shard(group.shard).await?.read(&part(group)).await {
+        match self.read_part(group).await {
             // Written again under way: the footer at hand is of the old one. The new one may hold the same rows.
             Err(DataError::Changed { .. }) => {
                 self.footers.lock().unwrap_or_else(PoisonError::into_inner).forget(group.shard);
-                self.shard(group.shard).await?.read(&part(group)).await
+                self.read_part(group).await
             }
             other => other,
         }
+    }
+
+    async fn read_part(&self, group: &RowGroup) -> Result<Rows> {
+        let shard = self.shard(group.shard).await?;
+        let mut rows = shard.read(&part(group)).await?;
+        if self.asks {
+            rows.question_lists = Some(shard.questions(&part(group)).await?);
+        }
+        Ok(rows)
     }
 
     async fn read_tar(&self, group: &RowGroup, offset: u64) -> Result<Rows> {

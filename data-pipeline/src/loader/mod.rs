@@ -47,6 +47,8 @@ pub struct LoaderSettings {
     pub transform: TrainTransform,
     /// Caption cleaning.
     pub captions: Cleaner,
+    /// Whether a question about each image is wanted, and its answer in place of a caption, of sources that have both.
+    pub asks: bool,
     /// Limits of an image before it is decoded.
     pub limits: DecodeLimits,
     /// Decode threads.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, ListArray};
 
 use super::LoaderSettings;
 use super::batch::Skipped;
@@ -83,8 +83,17 @@ impl SampleLoader {
         let group = ordered.source.catalog.row_groups[address.row_group];
         let id = ordered.first_sample + group.first_row + row as u64;
         let no_caption = || if rows.bad_texts.contains(&row) { "caption_not_utf8" } else { "no_caption" };
-        let raw = self.caption(ordered, rows, row, (address.epoch, id)).ok_or_else(no_caption)?;
-        let question = rows.questions.as_ref().map(|all| self.settings.captions.question(all.value(row)));
+        let (question, raw) = match &rows.question_lists {
+            Some(lists) if self.settings.asks => {
+                let (question, answer) = self.asked(lists, row, (address.epoch, id)).ok_or("no_question")?;
+                (Some(question), answer)
+            }
+            _ => {
+                let raw = self.caption(ordered, rows, row, (address.epoch, id)).ok_or_else(no_caption)?;
+                (rows.questions.as_ref().map(|all| all.value(row)), raw)
+            }
+        };
+        let question = question.map(|raw| self.settings.captions.question(raw));
         let caption = self.text(raw, question.is_some())?;
         let encoded = rows.images.value(row);
         let LoaderSettings { transform, limits, layout, .. } = &self.settings;
@@ -104,6 +113,18 @@ impl SampleLoader {
         }
         let caption = self.settings.captions.caption(raw);
         if caption.len() == self.settings.captions.prompt.len() { Err("no_caption") } else { Ok(caption) }
+    }
+
+    /// One of the row's questions with its answer, drawn by counter.
+    fn asked<'a>(&self, lists: &'a ListArray, row: usize, (epoch, id): (u64, u64)) -> Option<(&'a str, &'a str)> {
+        let count = (lists.is_valid(row)).then(|| lists.value_length(row) as u64).filter(|count| *count > 0)?;
+        let drawn = CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
+        let place = lists.value_offsets()[row] as usize + drawn;
+        let text = |name: &str| {
+            let texts = lists.values().as_struct().column_by_name(name)?.as_string_opt::<i32>()?;
+            texts.is_valid(place).then(|| texts.value(place))
+        };
+        Some((text("question")?, text("answer")?))
     }
 
     /// The row's caption; one drawn by counter when there are several. Of a question's answers every one has the same

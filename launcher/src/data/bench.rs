@@ -59,6 +59,7 @@ fn settings(args: &BenchDataArgs) -> anyhow::Result<LoaderSettings> {
         slices: 1,
         transform: TrainTransform { resampling, ..TrainTransform::reference(args.image_size) },
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: args.threads,
         memory_bytes: args.memory_mb << 20,

@@ -89,7 +89,7 @@ impl Builder {
         }
         let Self { location, description, shards, row_groups, bits, images, .. } = self;
         let footers = Mutex::new(Footers::default());
-        Ok(Catalog { location, description, shards, row_groups, bits, images, footers })
+        Ok(Catalog { location, description, shards, row_groups, bits, images, footers, asks: false })
     }
 }
 
