@@ -1,7 +1,8 @@
 //! The rules of the lexer: what a token looks like, what must follow it, and what becomes of its text.
 //!
-//! At every place the rule with the longest match wins, what must follow included; of equally long ones the first. What
-//! the rules say is what the reference does with texts made for the purpose; they are not its source.
+//! At every place the rule with the longest match wins, what must follow included; of equally long ones the first. The
+//! rules were drafted from what is known of the reference's kinds of token and corrected by what it does with texts made
+//! for the purpose.
 
 use super::alphabet::NAMES;
 use super::parts::PARTS;
