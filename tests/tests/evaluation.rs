@@ -130,18 +130,18 @@ fn published_layouts_are_scored_as_their_predictions_are() {
     let run = shared.join("one").display().to_string();
     let (captions, images) = (file("captions_test_seen.json"), file("images"));
     let out = |name: &str| shared.join(name).display().to_string();
+    let [r, c, v] = ["r.json", "c.json", "v.json"].map(out);
     let on_files = ["--annotations", &captions, "--images", &images];
 
-    let retrieval =
-        [&["eval", "retrieval", &run, "--stage", "representation", "--output", &out("r.json")], &on_files[..]];
+    let retrieval = [&["eval", "retrieval", &run, "--stage", "representation", "--output", &r], &on_files[..]];
     let result = answer(&[&retrieval.concat()[..], &["--candidates", "4"]].concat());
     assert_eq!((result["images"].as_u64(), result["texts"].as_u64()), (Some(20), Some(100)), "{result}");
 
     let decoding = ["--beams", "2", "--max-tokens", "12", "--min-tokens", "2"];
-    let caption = [&["eval", "caption", &run, "--output", &out("c.json")], &on_files[..], &decoding].concat();
+    let caption = [&["eval", "caption", &run, "--output", &c], &on_files[..], &decoding].concat();
     let result = answer(&caption);
     assert_eq!(result["settings"]["decoding"]["length_penalty"], 0.0, "LAVIS HEAD's default: {result}");
-    let items: Value = serde_json::from_slice(&fs::read(out("c.json")).unwrap()).unwrap();
+    let items: Value = serde_json::from_slice(&fs::read(&c).unwrap()).unwrap();
     let predictions = items["items"].as_array().unwrap().iter();
     let predictions: Vec<Value> = predictions
         .map(|item| json!({ "image_id": item["image_id"].as_str().unwrap().parse::<u64>().unwrap(), "caption": item["caption"] }))
@@ -153,7 +153,7 @@ fn published_layouts_are_scored_as_their_predictions_are() {
 
     let (questions, answers) = (file("questions_test_seen.json"), file("annotations_test_seen.json"));
     let on_questions = ["--annotations", &questions, "--answers", &answers, "--images", &images];
-    let vqa = [&["eval", "vqa", &run, "--output", &out("v.json"), "--prompt", "{}"], &on_questions[..]].concat();
+    let vqa = [&["eval", "vqa", &run, "--output", &v, "--prompt", "{}"], &on_questions[..]].concat();
     let result = answer(&[&vqa[..], &["--limit", "40"]].concat());
     assert_eq!(result["questions"], 40, "{result}");
     assert!(result["metrics"]["official"]["overall"].is_number(), "{result}");
@@ -161,7 +161,7 @@ fn published_layouts_are_scored_as_their_predictions_are() {
     let zero_shot = [&["eval", "vqa", &run], &on_questions[..]].concat();
     refused(&blip2(&zero_shot), &["Question:  Answer:", "--prompt"]);
 
-    let table = done(&blip2(&["eval", "table", "5", &out("r.json")]));
+    let table = done(&blip2(&["eval", "table", "5", &r]));
     assert!(table.contains("paper  ViT-g") && table.contains("no result for: Flickr TR@1"), "{table}");
 }
 
