@@ -47,6 +47,7 @@ fn epoch(catalog: &Arc<Catalog>) -> (Vec<u64>, BTreeMap<String, u64>) {
         slices: 2,
         transform: TrainTransform::reference(24),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: 2,
         memory_bytes: 256 << 20,
