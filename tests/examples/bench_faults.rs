@@ -33,6 +33,7 @@ fn settings(size: u32) -> LoaderSettings {
         slices: 1,
         transform: TrainTransform::reference(size),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: 1,
         memory_bytes: 1 << 30,

@@ -50,6 +50,7 @@ fn settings(threads: usize) -> LoaderSettings {
         slices: 2,
         transform: TrainTransform::reference(SIZE),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: threads,
         memory_bytes: 64 << 20,

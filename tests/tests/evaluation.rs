@@ -69,7 +69,9 @@ fn evaluation_during_training_is_recorded_and_changes_no_bit() {
         "checkpoint.best_by=evaluation",
         "checkpoint.background=false",
     ];
-    sets.iter().for_each(|set| drop(command.args(["--set", set])));
+    for set in sets {
+        command.args(["--set", set]);
+    }
     done(&command);
     assert_same("with evaluation", &trained(&output), expected);
     let mut lines = Vec::new();

@@ -107,6 +107,7 @@ fn settings(lanes: u64) -> LoaderSettings {
         slices: 2,
         transform: TrainTransform::reference(24),
         captions: Cleaner::default(),
+        asks: false,
         limits: DecodeLimits::default(),
         decode_threads: 1,
         memory_bytes: 256 << 20,
