@@ -34,7 +34,7 @@ use shares::Shares;
 use speaker::Speaker;
 
 /// Images that go through a model at once.
-const BATCH: usize = 50;
+const BATCH: usize = 32;
 
 /// What is scored.
 #[derive(Clone, Debug)]

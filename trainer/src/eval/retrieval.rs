@@ -119,32 +119,36 @@ impl Search<'_> {
         let own = self.shares.own(self.images);
         let total = own.len() as u64;
         let m = self.text.ids.size()[0];
-        let mut rows_of_logits = Vec::with_capacity(own.len());
+        let mut rows_of_logits = Vec::new();
         for rows in in_batches(own.clone(), BATCH) {
-            let patches = (self.patches)(&rows)?;
-            for (place, image) in rows.iter().enumerate() {
-                // Which pairs are scored together depends on the image alone, and so do their bits.
-                let seen = self.stage1.key_values(&patches.narrow(0, place as i64, 1));
-                let texts: Vec<i64> = wanted[*image].iter().copied().collect();
-                let row = Tensor::zeros([m], (Kind::Float, Device::Cpu));
-                for texts in texts.chunks(PAIRS) {
-                    let places = Tensor::from_slice(texts);
-                    let logits = self.stage1.match_logits(&seen.repeated(texts.len() as i64), &self.text.rows(&places));
-                    let _ = row.shallow_clone().index_put_(
-                        &[Some(places)],
-                        &logits.select(1, 1).to_device(Device::Cpu),
-                        false,
-                    );
-                }
-                rows_of_logits.push(row);
-                (self.shares.beat)();
-                (self.progress)((image - own.start) as u64 + 1, total);
-            }
+            // Which pairs are scored together depends on the images of a batch alone, and so do their bits.
+            rows_of_logits.push(self.match_logits_of(&rows, wanted)?);
+            (self.progress)((rows[rows.len() - 1] - own.start) as u64 + 1, total);
         }
         self.shares.rows(&match rows_of_logits.is_empty() {
             true => Tensor::zeros([0, m], (Kind::Float, Device::Cpu)),
-            false => Tensor::stack(&rows_of_logits, 0),
+            false => Tensor::cat(&rows_of_logits, 0),
         })
+    }
+
+    /// # Shapes
+    /// Result: `[b, m]`, of the images `rows`.
+    fn match_logits_of(&self, rows: &[usize], wanted: &[BTreeSet<i64>]) -> Result<Tensor, TrainerError> {
+        let patches = (self.patches)(rows)?;
+        let seen = self.stage1.key_values(&patches);
+        let of_image = |(place, image): (usize, &usize)| wanted[*image].iter().map(move |text| (place as i64, *text));
+        let pairs: Vec<(i64, i64)> = rows.iter().enumerate().flat_map(of_image).collect();
+        let logits = Tensor::zeros([rows.len() as i64, self.text.ids.size()[0]], (Kind::Float, Device::Cpu));
+        for pairs in pairs.chunks(PAIRS) {
+            let (images, texts): (Vec<i64>, Vec<i64>) = pairs.iter().copied().unzip();
+            let (images, texts) = (Tensor::from_slice(&images), Tensor::from_slice(&texts));
+            let seen = seen.rows(&images.to_device(patches.device()));
+            let of_pairs = self.stage1.match_logits(&seen, &self.text.rows(&texts)).select(1, 1);
+            let places = [Some(images), Some(texts)];
+            let _ = logits.shallow_clone().index_put_(&places, &of_pairs.to_device(Device::Cpu), false);
+            (self.shares.beat)();
+        }
+        Ok(logits)
     }
 }
 
@@ -191,7 +195,7 @@ pub fn score(
     }
     let patches = |rows: &[usize]| Ok(subject.image_encoder.forward(&set.images.pixels(rows, device)?));
     let progress = |done: u64, steps: u64| {
-        if shares.is_first() && (done.is_multiple_of(10) || done == steps) {
+        if shares.is_first() {
             events.progress("evaluate", done, steps);
         }
     };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use cluster::{Collective, gather_texts};
 use tch::{Kind, Tensor};
 
+use super::BATCH;
 use crate::TrainerError;
 use crate::slices::owned;
 
@@ -18,9 +19,10 @@ pub struct Shares<'a> {
 }
 
 impl Shares<'_> {
-    /// Which of `len` things this rank does.
+    /// Which of `len` things this rank does: whole batches, so that what is computed together does not depend on the ranks.
     pub fn own(&self, len: usize) -> Range<usize> {
-        owned(self.ranks.rank(), self.ranks.world_size(), len)
+        let batches = owned(self.ranks.rank(), self.ranks.world_size(), len.div_ceil(BATCH));
+        (batches.start * BATCH).min(len)..(batches.end * BATCH).min(len)
     }
 
     /// Whether this is the rank that tells the result.

@@ -128,9 +128,12 @@ impl ImageKeyValues {
         Self((0..sets[0].0.len()).map(layer).collect())
     }
 
-    /// A set of one image, as often as it is looked at.
-    pub fn repeated(&self, times: i64) -> Self {
-        let layer = |of_layer: &Tensor| of_layer.repeat_interleave_self_int(times, 0, None);
+    /// The images with these numbers, each as often as it is named.
+    ///
+    /// # Shapes
+    /// `rows`: `[n]`, i64, where the images are.
+    pub fn rows(&self, rows: &Tensor) -> Self {
+        let layer = |of_layer: &Tensor| of_layer.index_select(0, rows);
         Self(self.0.iter().map(|of_layer| of_layer.as_ref().map(layer)).collect())
     }
 }
