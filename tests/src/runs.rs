@@ -54,13 +54,18 @@ pub fn launch(output: &Path, shared: &Path, ranks: usize) -> Command {
     command
 }
 
+/// The entries of a run's log, oldest first. What a process that was killed had not put there yet, `<number>.json#1`, is none.
+pub fn log_entries(output: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut entries: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "json")).collect();
+    entries.sort();
+    entries
+}
+
 /// The files of the last committed checkpoint of each stage that the log names.
 pub fn last_checkpoints(output: &Path) -> BTreeMap<u64, PathBuf> {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(output.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    names.sort();
     let mut last = BTreeMap::new();
-    for name in names {
+    for name in log_entries(output) {
         let entry: serde_json::Value = serde_json::from_slice(&fs::read(name).unwrap()).unwrap();
         if let (Some(stage), Some(folder)) = (entry["stage_index"].as_u64(), entry["folder"].as_str()) {
             last.insert(stage, output.join(folder));
@@ -129,13 +134,16 @@ pub fn drain(child: &mut Child) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop))
 }
 
+/// How many entries of a run's log name a checkpoint.
+pub fn num_commits(output: &Path) -> usize {
+    let is_commit = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("\"folder\""));
+    log_entries(output).iter().filter(|path| is_commit(path)).count()
+}
+
 /// Waits until a run has committed so many checkpoints.
 pub fn wait_for_commits(output: &Path, commits: usize, child: &mut Child) {
     let since = Instant::now();
-    let committed = || {
-        let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten();
-        entries.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
-    };
+    let committed = || num_commits(output);
     while committed() < commits {
         assert!(child.try_wait().unwrap().is_none(), "the launch ended before it was killed");
         assert!(since.elapsed() < Duration::from_secs(200), "{} commits after 200 s", committed());

@@ -12,7 +12,8 @@ use integration_tests::gate::Gate;
 use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{all_output, built, run_within};
 use integration_tests::runs::{
-    Victim, assert_same, drain, kill, last_checkpoints, launch, overrides, trained, undisturbed, wait_for_commits,
+    Victim, assert_same, drain, kill, last_checkpoints, launch, num_commits, overrides, trained, undisturbed,
+    wait_for_commits,
 };
 use integration_tests::skip::skip;
 use serde_json::Value;
@@ -34,7 +35,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
             break;
         }
         // Each launch leaves at least one checkpoint more.
-        let commits = commits(&output) + 1;
+        let commits = num_commits(&output) + 1;
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let reader = drain(&mut child);
         wait_for_commits(&output, commits, &mut child);
@@ -46,11 +47,6 @@ fn a_run_goes_on_with_other_numbers_of_ranks() {
     assert_eq!(curve(&output), curve(&shared.join("one")), "one clean curve");
     let written = fs::read_dir(&last_checkpoints(&output)[&2]).unwrap().count();
     assert_eq!(written, 4 + 4 + 2, "each of 4 ranks writes two files; an index and a manifest");
-}
-
-fn commits(output: &Path) -> usize {
-    let entries = fs::read_dir(output.join("log")).into_iter().flatten().flatten();
-    entries.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
 }
 
 /// Stage, step and losses of every report, as a reader of the launches' files one after the other has them who drops what a

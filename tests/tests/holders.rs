@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration_tests::object_servers::ObjectServer;
 use integration_tests::programs::{all_output, built, checkout, run_within};
-use integration_tests::runs::{assert_same, launch, overrides, trained, undisturbed};
+use integration_tests::runs::{assert_same, launch, log_entries, overrides, trained, undisturbed};
 use integration_tests::skip::tier_is_all;
 use serde_json::Value;
 
@@ -119,11 +119,7 @@ fn signal(name: &str, child: &Child) {
 
 /// The entries of a run's log.
 fn log(folder: &Path) -> Vec<Value> {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(folder.join("log")).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
-    names.sort();
-    names.retain(|name| name.extension().is_some_and(|ending| ending == "json"));
-    names.iter().map(|name| serde_json::from_slice(&fs::read(name).unwrap()).unwrap()).collect()
+    log_entries(folder).iter().map(|name| serde_json::from_slice(&fs::read(name).unwrap()).unwrap()).collect()
 }
 
 /// Boot ids of the processes that took the run over; stops where a commit counts that is not of the newest of them.

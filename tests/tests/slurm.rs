@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and says what it does")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use integration_tests::programs::{all_output, built, run_within};
-use integration_tests::runs::{assert_same, launch, overrides, trained};
+use integration_tests::runs::{assert_same, launch, num_commits, overrides, trained};
 use integration_tests::slurm::SlurmCluster;
 
 /// Steps of the first stage of runs that are disturbed.
@@ -112,8 +112,8 @@ impl<'a> Job<'a> {
     /// Waits until so many checkpoints are committed.
     fn wait_for_commits(&self, commits: usize) {
         let until = Instant::now() + Duration::from_secs(LIMIT_S);
-        while commits_of(&self.output) < commits {
-            assert!(Instant::now() < until, "{} commits; the job wrote:\n{}", commits_of(&self.output), self.log());
+        while num_commits(&self.output) < commits {
+            assert!(Instant::now() < until, "{} commits; the job wrote:\n{}", num_commits(&self.output), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -141,11 +141,6 @@ impl<'a> Job<'a> {
         assert_same(&self.output.display().to_string(), &trained(&self.output), &self.reference.trained);
         assert_eq!(self.status()["state"], "done");
     }
-}
-
-fn commits_of(output: &Path) -> usize {
-    let entries = std::fs::read_dir(output.join("log")).into_iter().flatten().flatten();
-    entries.filter(|entry| std::fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"folder\""))).count()
 }
 
 #[test]
