@@ -6,6 +6,8 @@ mod ngrams;
 mod rouge;
 
 use rustc_hash::FxHashSet;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ScoresError;
@@ -45,6 +47,33 @@ pub struct CaptionScores {
     pub cider: f64,
     /// Every item's, in the order given.
     pub items: Vec<ItemScores>,
+}
+
+impl CaptionScores {
+    /// The set's scores by name, as results name them.
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let bleu = self.bleu.iter().zip(1..).map(|(score, n)| (format!("bleu_{n}"), *score));
+        bleu.chain([("rouge_l".to_owned(), self.rouge_l), ("cider".to_owned(), self.cider)]).collect()
+    }
+}
+
+/// The scores of a whole set, and of each of its domains as a set of its own, as NoCaps is reported; `domains` has one entry
+/// for each item.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_by_domain(
+    items: &[CaptionItem],
+    domains: &[Option<String>],
+) -> Result<(CaptionScores, BTreeMap<String, CaptionScores>), ScoresError> {
+    let mut of_domains: BTreeMap<&str, Vec<CaptionItem>> = BTreeMap::new();
+    for (item, domain) in items.iter().zip(domains) {
+        if let Some(domain) = domain {
+            of_domains.entry(domain).or_default().push(item.clone());
+        }
+    }
+    let of_domains = of_domains.into_iter().map(|(domain, items)| Ok((domain.to_owned(), score(&items)?)));
+    Ok((score(items)?, of_domains.collect::<Result<_, _>>()?))
 }
 
 /// Scores of one caption.

@@ -17,6 +17,7 @@
 //! # Ok::<(), scores::ScoresError>(())
 //! ```
 
+pub mod answers;
 pub mod caption;
 mod error;
 pub mod gqa;

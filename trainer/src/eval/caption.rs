@@ -1,11 +1,9 @@
 //! Captions of a set: written, compared with what people wrote, and, of held-out scenes, with what is in the picture.
 
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use data_pipeline::rng::{CounterRng, Purpose};
 use data_pipeline::synthetic::{Pair, held_out_pairs};
-use scores::caption::{CaptionItem, NOT_OFFERED, score as score_captions};
+use scores::caption::{CaptionItem, NOT_OFFERED, score_by_domain};
 use serde_json::{Map, Value, json};
 
 use super::decoding::Options;
@@ -97,34 +95,21 @@ fn not_offered() -> impl Iterator<Item = (String, Value)> {
     NOT_OFFERED.iter().map(|(name, reason)| ((*name).to_owned(), json!(reason)))
 }
 
-/// BLEU, ROUGE-L and CIDEr of a whole set, and of each of its domains as a set of its own, as NoCaps is reported.
+/// BLEU, ROUGE-L and CIDEr of a whole set, and of each of its domains.
 ///
 /// # Errors
 /// When there is nothing to score.
 pub fn against_references(set: &Captioned, captions: &[String]) -> Result<Value, TrainerError> {
-    let mut domains: BTreeMap<&str, Vec<CaptionItem>> = BTreeMap::new();
-    let mut all = Vec::with_capacity(captions.len());
-    for (place, caption) in captions.iter().enumerate() {
-        let item = CaptionItem {
-            id: set.ids[place].clone(),
-            references: set.captions[place].clone(),
-            caption: caption.clone(),
-        };
-        if let Some(domain) = &set.domains[place] {
-            domains.entry(domain).or_default().push(item.clone());
-        }
-        all.push(item);
-    }
-    let scores = score_captions(&all)?;
-    let of = |scores: &scores::caption::CaptionScores| {
-        json!({
-            "bleu_1": scores.bleu[0], "bleu_2": scores.bleu[1], "bleu_3": scores.bleu[2], "bleu_4": scores.bleu[3],
-            "rouge_l": scores.rouge_l, "cider": scores.cider,
-        })
+    let item = |(place, caption): (usize, &String)| CaptionItem {
+        id: set.ids[place].clone(),
+        references: set.captions[place].clone(),
+        caption: caption.clone(),
     };
-    let mut metrics = of(&scores);
-    for (domain, items) in &domains {
-        metrics[format!("domain/{domain}")] = of(&score_captions(items)?);
+    let all: Vec<CaptionItem> = captions.iter().enumerate().map(item).collect();
+    let (scores, domains) = score_by_domain(&all, &set.domains)?;
+    let mut metrics = json!(scores.metrics());
+    for (domain, scores) in &domains {
+        metrics[format!("domain/{domain}")] = json!(scores.metrics());
     }
     let items = all.iter().zip(&scores.items).map(|(item, scores)| {
         json!({

@@ -2,8 +2,8 @@
 
 use configs::{LanguageModelSizes, Stage};
 use data_pipeline::caption::Cleaner;
-use scores::gqa::{GqaItem, score as score_gqa};
-use scores::vqa::{NOT_OFFERED, Rules, VqaItem, score as score_vqa};
+use scores::answers::score as score_answers;
+use scores::vqa::{NOT_OFFERED, VqaItem};
 use serde_json::{Map, Value, json};
 
 use super::decoding::Options;
@@ -95,56 +95,25 @@ pub fn score(
     Ok(result)
 }
 
-/// Accuracies under the rules of the set: VQA's, the reference's and the official ones, where several people answered;
-/// GQA's where there is one answer; none where there is no answer to compare with.
+/// Accuracies under the rules of the set; none where there is no answer to compare with.
 ///
 /// # Errors
 /// When there is nothing to score.
 pub fn against_people(questions: &[Question], answers: &[String]) -> Result<Value, TrainerError> {
-    let most = questions.iter().map(|question| question.answers.len()).max().unwrap_or(0);
-    let item = |(question, answer): (&Question, &String)| {
+    let item = |(question, answer): (&Question, &String)| VqaItem {
+        id: question.id.clone(),
+        answer: answer.clone(),
+        ground_truths: question.answers.clone(),
+        answer_type: question.answer_type.clone(),
+        question_type: question.question_type.clone(),
+    };
+    let found = score_answers(&questions.iter().zip(answers).map(item).collect::<Vec<_>>())?;
+    let items = questions.iter().zip(answers).zip(&found.items).map(|((question, answer), accuracy)| {
         json!({
-            "question_id": question.id, "question": question.text, "answer": answer, "ground_truths": question.answers,
+            "question_id": question.id, "question": question.text, "answer": answer,
+            "ground_truths": question.answers, "accuracy": accuracy,
         })
-    };
-    let mut items: Vec<Value> = questions.iter().zip(answers).map(item).collect();
-    let metrics = match most {
-        0 => Value::Null,
-        1 => {
-            let item = |(question, answer): (&Question, &String)| GqaItem {
-                id: question.id.clone(),
-                answer: answer.clone(),
-                ground_truth: question.answers[0].clone(),
-                question_type: question.question_type.clone(),
-            };
-            let found = score_gqa(&questions.iter().zip(answers).map(item).collect::<Vec<_>>())?;
-            items.iter_mut().zip(&found.items).for_each(|(item, is_right)| item["is_right"] = json!(is_right));
-            json!({ "gqa": { "overall": found.overall, "per_question_type": found.per_question_type } })
-        }
-        _ => {
-            let item = |(question, answer): (&Question, &String)| VqaItem {
-                id: question.id.clone(),
-                answer: answer.clone(),
-                ground_truths: question.answers.clone(),
-                answer_type: question.answer_type.clone(),
-                question_type: question.question_type.clone(),
-            };
-            let all: Vec<VqaItem> = questions.iter().zip(answers).map(item).collect();
-            let mut metrics = Map::new();
-            for (name, rules) in [("lavis", Rules::Lavis), ("official", Rules::Official)] {
-                let found = score_vqa(&all, rules)?;
-                let key = format!("accuracy_{name}");
-                items.iter_mut().zip(&found.items).for_each(|(item, accuracy)| item[key.as_str()] = json!(accuracy));
-                metrics.insert(
-                    name.into(),
-                    json!({
-                        "overall": found.overall, "per_answer_type": found.per_answer_type,
-                        "per_question_type": found.per_question_type,
-                    }),
-                );
-            }
-            Value::Object(metrics)
-        }
-    };
-    Ok(json!({ "questions": questions.len(), "metrics": metrics, "items": items }))
+    });
+    let metrics = if found.by_rules.is_empty() { Value::Null } else { json!(found.by_rules) };
+    Ok(json!({ "questions": questions.len(), "metrics": metrics, "items": items.collect::<Vec<_>>() }))
 }
