@@ -6,15 +6,14 @@ use data_pipeline::synthetic::{Pair, held_out_pairs};
 use scores::caption::{CaptionItem, NOT_OFFERED, score_by_domain};
 use serde_json::{Map, Value, json};
 
+use super::Subject;
 use super::decoding::Options;
-use super::images::in_batches;
 use super::scene_words::{Count, Hits};
 use super::sets::{Captioned, synthetic_source};
 use super::shares::Shares;
 use super::speaker::Speaker;
-use super::{BATCH, Subject};
 use crate::TrainerError;
-use crate::events::{Event, Events};
+use crate::events::Events;
 
 /// Scenes that a result shows.
 const EXAMPLES: usize = 24;
@@ -44,24 +43,12 @@ pub fn write(
     events: Events,
 ) -> Result<Vec<String>, TrainerError> {
     let speaker = Speaker::of(*subject, options)?;
-    let own = shares.own(set.len());
-    let steps = own.len().div_ceil(BATCH) as u64;
-    if shares.is_first() {
-        let what = format!("writing captions for {} images", set.len());
-        events.send(&Event::Phase { name: "evaluate".into(), what, steps });
-    }
-    let mut captions = Vec::with_capacity(own.len());
-    for (step, rows) in in_batches(own, BATCH).enumerate() {
-        (shares.beat)();
-        let pixels = set.images.pixels(&rows, subject.towers.device)?;
-        let patches = subject.image_encoder.forward(&pixels);
+    let what = format!("writing captions for {} images", set.len());
+    shares.written(set.len(), what, events, |rows| {
+        let pixels = set.images.pixels(rows, subject.towers.device)?;
         let keys: Vec<u64> = rows.iter().map(|row| *row as u64).collect();
-        captions.extend(speaker.write(&patches, &keys).into_iter().map(|mut texts| texts.swap_remove(0)));
-        if shares.is_first() {
-            events.progress("evaluate", step as u64 + 1, steps);
-        }
-    }
-    shares.texts(captions)
+        Ok(speaker.write(&subject.image_encoder.forward(&pixels), &keys))
+    })
 }
 
 /// Scores of the captions that a model writes for a set.

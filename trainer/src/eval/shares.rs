@@ -6,7 +6,9 @@ use cluster::{Collective, gather_texts};
 use tch::{Kind, Tensor};
 
 use super::BATCH;
+use super::images::in_batches;
 use crate::TrainerError;
+use crate::events::{Event, Events};
 use crate::slices::owned;
 
 /// The ranks of an evaluation.
@@ -30,13 +32,38 @@ impl Shares<'_> {
         self.ranks.rank() == 0
     }
 
-    /// The texts of all ranks, in the order of the ranks. Every rank calls it.
+    /// The best text of each of `len` things, written a batch at a time: every rank writes its share and is given those of all.
+    /// `write` gives the texts of the things with these numbers, best first.
     ///
     /// # Errors
-    /// When ranks cannot talk.
-    pub fn texts(&self, own: Vec<String>) -> Result<Vec<String>, TrainerError> {
+    /// Those of `write`; when ranks cannot talk.
+    pub fn written(
+        &self,
+        len: usize,
+        what: String,
+        events: Events,
+        write: impl Fn(&[usize]) -> Result<Vec<Vec<String>>, TrainerError>,
+    ) -> Result<Vec<String>, TrainerError> {
+        let own = self.own(len);
+        let steps = own.len().div_ceil(BATCH) as u64;
+        if self.is_first() {
+            events.send(&Event::Phase { name: "evaluate".into(), what, steps });
+        }
+        let mut texts = Vec::with_capacity(own.len());
+        for (step, rows) in in_batches(own, BATCH).enumerate() {
+            (self.beat)();
+            texts.extend(write(&rows)?.into_iter().map(|mut of_one| of_one.swap_remove(0)));
+            if self.is_first() {
+                events.progress("evaluate", step as u64 + 1, steps);
+            }
+        }
+        self.texts(&texts)
+    }
+
+    /// The texts of all ranks, in the order of the ranks. Every rank calls it.
+    fn texts(&self, own: &[String]) -> Result<Vec<String>, TrainerError> {
         let mut all = Vec::new();
-        for part in gather_texts(self.ranks, &serde_json::to_string(&own)?)? {
+        for part in gather_texts(self.ranks, &serde_json::to_string(own)?)? {
             all.extend(serde_json::from_str::<Vec<String>>(&part)?);
         }
         Ok(all)

@@ -6,14 +6,13 @@ use scores::answers::score as score_answers;
 use scores::vqa::{NOT_OFFERED, VqaItem};
 use serde_json::{Map, Value, json};
 
+use super::Subject;
 use super::decoding::Options;
-use super::images::in_batches;
 use super::sets::{Asked, Question};
 use super::shares::Shares;
 use super::speaker::Speaker;
-use super::{BATCH, Subject};
 use crate::TrainerError;
-use crate::events::{Event, Events};
+use crate::events::Events;
 use crate::text::asked;
 
 /// How questions are asked and answered where options do not say: beams, length and penalty are the paper's (section 4.1;
@@ -51,27 +50,14 @@ pub fn answer(
         });
     }
     let cleaner = Cleaner::default();
-    let own = shares.own(set.questions.len());
-    let steps = own.len().div_ceil(BATCH) as u64;
-    if shares.is_first() {
-        let what = format!("answering {} questions about {} images", set.questions.len(), set.images.len());
-        events.send(&Event::Phase { name: "evaluate".into(), what, steps });
-    }
-    let mut answers = Vec::with_capacity(own.len());
-    for (step, rows) in in_batches(own, BATCH).enumerate() {
-        (shares.beat)();
+    let what = format!("answering {} questions about {} images", set.questions.len(), set.images.len());
+    shares.written(set.questions.len(), what, events, |rows| {
         let images: Vec<usize> = rows.iter().map(|row| set.questions[*row].image).collect();
         let pixels = set.images.pixels(&images, subject.towers.device)?;
-        let patches = subject.image_encoder.forward(&pixels);
         let questions: Vec<String> = rows.iter().map(|row| cleaner.question(&set.questions[*row].text)).collect();
         let prompts: Vec<String> = questions.iter().map(|question| asked(speaker.prompt(), question)).collect();
-        let written = speaker.answer(&patches, &prompts, &questions)?;
-        answers.extend(written.into_iter().map(|mut texts| texts.swap_remove(0)));
-        if shares.is_first() {
-            events.progress("evaluate", step as u64 + 1, steps);
-        }
-    }
-    shares.texts(answers)
+        speaker.answer(&subject.image_encoder.forward(&pixels), &prompts, &questions)
+    })
 }
 
 /// Accuracies of the answers that a model gives.
