@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 8] = [
     ("nccl-rs", &[]),
     ("cluster-mpi", &[]),
     ("data-pipeline", &["configs"]),
-    ("launcher", &["configs", "data-pipeline"]),
+    ("launcher", &["configs", "data-pipeline", "scores"]),
     ("scores", &[]),
     ("trainer", &["cluster", "configs", "data-pipeline", "scores"]),
 ];
