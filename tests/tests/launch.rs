@@ -315,7 +315,11 @@ train)
   echo '{"event":"done"}' ;;
 eval)
   echo "$@" >>"$HERE/evaluations"
-  while [ "$1" != --split ]; do task=${task:-$2}; shift; done
+  task=$2 split=test_seen output=
+  while [ $# -gt 0 ]; do
+    case "$1" in --split) split=$2 ;; --output) output=$2 ;; esac
+    shift
+  done
   if [ "$task" = retrieval ]; then
     both='{"image_to_text":{"r1":46.6,"r5":80,"r10":90},"text_to_image":{"r1":44.4,"r5":80,"r10":90}}'
     result='"itc":'$both',"itm":'$both',"rerank_k":16,"chance_r1":0.2'
@@ -323,7 +327,9 @@ eval)
     result='"rows":[{"name":"pair, all objects","score":31.2,"control":4.1,"objects":12}],"examples":[{"image_png_base64":"AAAA","truth":"a red circle","generated":"a red star"}],"captions":["a red star"]'
   fi
   echo '{"event":"message","text":"reading"}'
-  echo '{"event":"result","result":{"schema_version":1,"task":"'$task'","split":"'$2'","scenes":500,'$result'}}' ;;
+  result='{"schema_version":1,"task":"'$task'","split":"'$split'","scenes":500,'$result'}'
+  [ -z "$output" ] || { mkdir -p "$(dirname "$output")" && echo "$result" >"$output"; }
+  echo '{"event":"result","result":'$result'}' ;;
 caption) echo '{"event":"result","result":{"schema_version":1,"task":"describe","images":[{"image":"a.png","caption":"a red circle","captions":["a red circle"]}]}}' ;;
 esac
 "#;
@@ -336,7 +342,10 @@ fn evaluations_print_a_table_or_the_result() {
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).contains("retrieval on test_unseen, 500 scenes") && stdout(&output).contains("46.6"));
     assert!(stderr(&output).contains("reading"));
-    assert_eq!(bench.text("arguments-0").trim(), "eval retrieval some/run --split test_unseen --limit 9");
+    assert_eq!(
+        bench.text("arguments-0").trim(),
+        "eval retrieval some/run --split test_unseen --limit 9 --candidates 128"
+    );
     let cores = std::thread::available_parallelism().unwrap();
     assert_eq!(bench.text("threads-0").trim(), format!("{cores} {cores}"));
 
@@ -346,7 +355,7 @@ fn evaluations_print_a_table_or_the_result() {
     let output = bench.blip2(&["eval", "caption", "some/run", "--stage", "generative", "--json"]).output().unwrap();
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["rows"][0]["score"], 31.2);
-    assert_eq!(bench.text("arguments-0").trim(), "eval caption some/run --stage generative --split test_seen");
+    assert_eq!(bench.text("arguments-0").trim(), "eval caption some/run --stage generative --decoding {}");
 
     let output =
         bench.blip2(&["caption", "some/run", "a.png", "--prompt", "a photo of", "--beams", "5"]).output().unwrap();
@@ -370,11 +379,20 @@ fn the_demo_goes_to_its_report_and_does_nothing_twice() {
     for part in ["retrieval on test_seen", "caption on test_unseen", "report: runs/tiny/report.html", "memory"] {
         assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
     }
-    let evaluations = "eval retrieval runs/tiny --stage representation --split test_seen
-eval retrieval runs/tiny --stage representation --split test_unseen
-eval caption runs/tiny --stage generative --split test_seen
-eval caption runs/tiny --stage generative --split test_unseen
-";
+    let evaluations: String = [
+        ("retrieval", "representation", " --candidates 16"),
+        ("caption", "generative", ""),
+        ("vqa", "generative", " --limit 500"),
+    ]
+    .into_iter()
+    .flat_map(|(task, stage, more)| {
+        let of = move |split: &str| {
+            let output = format!("runs/tiny/eval/{task}-{split}.json");
+            format!("eval {task} runs/tiny --stage {stage} --split {split}{more} --output {output}\n")
+        };
+        ["test_seen", "test_unseen"].map(of)
+    })
+    .collect();
     assert_eq!(bench.text("evaluations"), evaluations);
     let page = bench.text("runs/tiny/report.html");
     assert!(page.contains("<b class=\"wrong\">red star</b>") && page.contains("<b class=\"missed\">red circle</b>"));
@@ -386,7 +404,7 @@ eval caption runs/tiny --stage generative --split test_unseen
     assert_eq!(bench.text("evaluations"), evaluations, "something was scored twice");
     std::fs::remove_file(bench.path("runs/tiny/eval/caption-test_seen.json")).unwrap();
     assert_eq!(code(&demo()), Some(0));
-    assert_eq!(bench.text("evaluations").lines().count(), 5, "what is missing is done, and nothing else");
+    assert_eq!(bench.text("evaluations").lines().count(), 7, "what is missing is done, and nothing else");
 }
 
 #[test]
