@@ -32,6 +32,7 @@ fn run(sets: &[&str]) -> Run {
         "model.image_encoder.heads=2",
         "model.image_encoder.mlp_dim=48",
         "stages.representation.train_image_encoder=true",
+        "stages.generative.train_image_encoder=true",
     ];
     let overrides = Overrides::new(small.iter().chain(sets).map(|set| (*set).to_owned()));
     configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &overrides).unwrap()
