@@ -147,16 +147,20 @@ fn slow(command: &mut Command, output: &str) {
 #[test]
 fn a_store_that_is_gone_for_a_while_is_waited_for() {
     let (shared, expected) = undisturbed();
-    for (plan, words) in [("down:2000:3500", "warning"), ("full:2000:3500", "No space left")] {
-        let output = shared.join(plan.replace(':', "-"));
-        let ended = rank(&output.display().to_string()).env("BLIP2_TEST_STORE", plan).output().unwrap();
-        let said = all_output(&ended);
-        assert!(ended.status.success(), "{plan}: {said}");
-        assert!(
-            said.contains("warning: ") && said.contains(words) && said.contains("works again after"),
-            "{plan}: {said}"
-        );
-        assert_same(plan, &trained(&output), expected);
+    for (kind, words) in [("down", "warning"), ("full", "No space left")] {
+        // On a busy machine a run may not have come to its first checkpoint when the store is back: then it is gone later.
+        let met = [1, 2, 4, 8].into_iter().any(|times| {
+            let plan = format!("{kind}:{}:{}", 2000 * times, 3500 * times);
+            let output = shared.join(plan.replace(':', "-"));
+            let ended = rank(&output.display().to_string()).env("BLIP2_TEST_STORE", &plan).output().unwrap();
+            let said = all_output(&ended);
+            assert!(ended.status.success(), "{plan}: {said}");
+            assert_same(&plan, &trained(&output), expected);
+            let warned = said.contains("warning: ");
+            assert!(!warned || said.contains(words) && said.contains("works again after"), "{plan}: {said}");
+            warned
+        });
+        assert!(met, "{kind}: no run met the store while it was gone");
     }
 }
 

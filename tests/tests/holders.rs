@@ -35,12 +35,17 @@ impl Place<'_> {
         }
     }
 
+    /// Where a copy of the run lies: runs of one name in two stores, whose tests run side by side, have one each.
+    fn copy(&self, what: &str) -> PathBuf {
+        undisturbed().0.join(format!("{what}-{}", self.uri().replace(['/', ':'], "-")))
+    }
+
     /// The run as a folder: itself, or fetched.
     fn folder(&self) -> PathBuf {
         match self {
             Self::Path(path) => path.clone(),
-            Self::Server(server, name) => {
-                let folder = undisturbed().0.join(format!("fetched-{name}"));
+            Self::Server(server, _) => {
+                let folder = self.copy("fetched");
                 let _none_yet = fs::remove_dir_all(&folder);
                 fetch(server, &self.uri(), &folder);
                 folder
@@ -52,8 +57,8 @@ impl Place<'_> {
     fn log(&self) -> Vec<Value> {
         match self {
             Self::Path(path) => log(path),
-            Self::Server(server, name) => {
-                let folder = undisturbed().0.join(format!("log-of-{name}"));
+            Self::Server(server, _) => {
+                let folder = self.copy("log-of");
                 fetch(server, &format!("{}/log", self.uri()), &folder.join("log"));
                 log(&folder)
             }
