@@ -450,9 +450,12 @@ impl Writer {
 
 /// The types that gradients of a stage pass through.
 fn back_propagated(model: &Model, stage: &Stage, device: Device) -> Vec<Kind> {
-    let qformer = compute_kind(model.qformer.dtype, device);
-    match stage {
-        Stage::Representation(_) => vec![qformer],
-        Stage::Generative(_) => vec![qformer, compute_kind(model.language_model.settings().dtype, device)],
+    let mut dtypes = vec![model.qformer.dtype];
+    if matches!(stage, Stage::Generative(_)) {
+        dtypes.push(model.language_model.settings().dtype);
     }
+    if stage.train_image_encoder() {
+        dtypes.push(model.image_encoder.dtype());
+    }
+    dtypes.into_iter().map(|dtype| compute_kind(dtype, device)).collect()
 }
