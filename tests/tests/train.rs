@@ -65,7 +65,7 @@ fn a_run_is_scored_and_describes_a_picture() {
     let stage1 = last_checkpoints(&shared.join("one"))[&1].display().to_string();
     assert!(answer(&["caption", &stage1, &picture]).starts_with(&picture));
     for (option, value, part) in [
-        ("--prompt", "a zebra", "1 words of \"a zebra\" are not in the vocabulary"),
+        ("--prompt", "a zebra", "1 words of the prompt \"a zebra\" are not in the vocabulary"),
         ("--max-tokens", "5000", "positions"),
         ("--top-p", "2", "a probability"),
     ] {

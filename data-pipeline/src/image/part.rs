@@ -42,7 +42,8 @@ impl Part {
 
     /// The same view, when the whole image is decoded.
     pub(super) fn of_whole(self) -> Self {
-        let view = Region { top: self.window.top, left: self.window.left + self.view.left, ..self.view };
+        let (top, left) = (self.window.top + self.view.top, self.window.left + self.view.left);
+        let view = Region { top, left, ..self.view };
         let (width, height) = self.size;
         Self { window: Region { top: 0, left: 0, height, width }, view, ..self }
     }
@@ -78,6 +79,7 @@ mod tests {
         assert!(part.leaves_rows_below() && !part.is_whole());
         assert_eq!(part.of_whole().view, view);
         assert!(part.of_whole().is_whole() && !part.of_whole().leaves_rows_below());
+        assert_eq!(part.of_whole().of_whole(), part.of_whole());
     }
 
     #[test]

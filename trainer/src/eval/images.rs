@@ -47,6 +47,11 @@ impl Images {
         }
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The encoded bytes of one of those that are in memory.
     pub fn bytes(&self, index: usize) -> Option<&[u8]> {
         match &self.place {

@@ -152,6 +152,11 @@ impl Captioned {
     pub fn len(&self) -> usize {
         self.ids.len()
     }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
 }
 
 impl Asked {
