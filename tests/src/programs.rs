@@ -45,6 +45,20 @@ pub fn run_within(seconds: u32, command: &Command) -> Output {
     output
 }
 
+/// Runs a command that is to fail with these parts in what it says; gives back all of that.
+///
+/// # Panics
+/// When it succeeds, or a part is missing.
+pub fn refused(command: &Command, parts: &[&str]) -> String {
+    let output = run_within(300, command);
+    let said = all_output(&output);
+    assert!(!output.status.success(), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is missing in: {said}");
+    }
+    said
+}
+
 /// Both streams of a finished command, for messages.
 pub fn all_output(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

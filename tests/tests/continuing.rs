@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{self, all_output, built, run_within};
 use integration_tests::runs::{
     Victim, assert_same, drain, kill, last_checkpoints, launch, log_entries, overrides, trained, undisturbed,
     wait_for_commits,
@@ -25,12 +25,7 @@ fn done(command: &Command) -> Output {
 }
 
 fn refused(command: &Command, parts: &[&str]) {
-    let output = run_within(300, command);
-    let said = all_output(&output);
-    assert!(!output.status.success(), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is missing in: {said}");
-    }
+    let said = programs::refused(command, parts);
     assert!(!said.contains("started again in"), "{said}");
 }
 

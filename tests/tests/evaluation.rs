@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{all_output, built, refused, run_within};
 use integration_tests::runs::{assert_same, last_checkpoints, launch, trained, undisturbed};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -27,15 +27,6 @@ fn blip2(arguments: &[&str]) -> Command {
 
 fn answer(arguments: &[&str]) -> Value {
     serde_json::from_str(&done(blip2(arguments).arg("--json"))).unwrap()
-}
-
-fn refused(command: &Command, parts: &[&str]) {
-    let output = run_within(300, command);
-    let said = all_output(&output);
-    assert!(!output.status.success(), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is missing in: {said}");
-    }
 }
 
 /// The evaluation sets of a small corpus.

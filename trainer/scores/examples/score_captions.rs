@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::Instant;
 
-use scores::caption::{CaptionItem, score, score_tokenized};
+use scores::caption::{CaptionItem, score, score_tokenized, tokenized};
 use scores::ptb;
 use serde::Deserialize;
 
@@ -29,23 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let began = Instant::now();
         let scores = score(&request.items)?;
         answer.insert("seconds".into(), began.elapsed().as_secs_f64().into());
-        let references: Vec<&str> =
-            request.items.iter().flat_map(|item| &item.references).map(String::as_str).collect();
-        let captions: Vec<&str> = request.items.iter().map(|item| item.caption.as_str()).collect();
         let began = Instant::now();
-        let (references, captions) = (ptb::tokenize(&references), ptb::tokenize(&captions));
+        let tokenized = tokenized(&request.items);
         answer.insert("seconds_of_tokens".into(), began.elapsed().as_secs_f64().into());
-        let mut references = references.into_iter();
-        let tokenized: Vec<CaptionItem> = request
-            .items
-            .iter()
-            .zip(captions)
-            .map(|(item, caption)| CaptionItem {
-                id: item.id.clone(),
-                references: references.by_ref().take(item.references.len()).collect(),
-                caption,
-            })
-            .collect();
         if score_tokenized(&tokenized)? != scores {
             return Err("the scores of the tokens differ from those of the texts".into());
         }

@@ -98,20 +98,21 @@ pub struct ItemScores {
 /// When there is no item, an item has no reference, or two items have one id.
 pub fn score(items: &[CaptionItem]) -> Result<CaptionScores, ScoresError> {
     check(items)?;
+    score_tokenized(&tokenized(items))
+}
+
+/// The same items with tokens, separated by spaces, in place of texts.
+pub fn tokenized(items: &[CaptionItem]) -> Vec<CaptionItem> {
     let references: Vec<&str> = items.iter().flat_map(|item| &item.references).map(String::as_str).collect();
     let captions: Vec<&str> = items.iter().map(|item| item.caption.as_str()).collect();
     let mut references = ptb::tokenize(&references).into_iter();
     let captions = ptb::tokenize(&captions).into_iter();
-    let tokenized: Vec<CaptionItem> = items
-        .iter()
-        .zip(captions)
-        .map(|(item, caption)| CaptionItem {
-            id: item.id.clone(),
-            references: references.by_ref().take(item.references.len()).collect(),
-            caption,
-        })
-        .collect();
-    score_tokenized(&tokenized)
+    let with_tokens = |(item, caption): (&CaptionItem, String)| CaptionItem {
+        id: item.id.clone(),
+        references: references.by_ref().take(item.references.len()).collect(),
+        caption,
+    };
+    items.iter().zip(captions).map(with_tokens).collect()
 }
 
 /// The scores of captions whose texts are tokens joined by single spaces already.
