@@ -18,16 +18,21 @@ from racing import processor
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BLIP2 = os.path.join(TOP, "target/release/blip2")
+SHORT = ["stages.generative.steps=100", "stages.generative.lr_schedule.warmup_steps=10"]
+# Name, what it is, the preset, and what is set besides; {runs} and {seed} are filled in.
 ABLATIONS = {
-    "tiny": "all of it",
-    "ablation_without_itg": "without ITG",
-    "ablation_without_stage1": "without stage 1",
-    "ablation_without_itc": "without ITC",
-    "ablation_without_itm": "without ITM",
-    "ablation_num_query_tokens_2": "2 queries",
-    "ablation_num_query_tokens_16": "16 queries",
-    "ablation_cross_attention_every_1": "cross-attention in every layer",
-    "ablation_cross_attention_every_4": "cross-attention in the first layer",
+    "tiny": ("all of it", "tiny", []),
+    "ablation_without_itg": ("without ITG", "ablation_without_itg", []),
+    "ablation_without_stage1": ("without stage 1", "ablation_without_stage1", []),
+    "short": ("100 steps of stage 2, after stage 1", "ablation_without_stage1",
+              [*SHORT, "model.start_from.uri={runs}/tiny-{seed}/stage1"]),
+    "short_without_stage1": ("100 steps of stage 2 alone", "ablation_without_stage1", SHORT),
+    "ablation_without_itc": ("without ITC", "ablation_without_itc", []),
+    "ablation_without_itm": ("without ITM", "ablation_without_itm", []),
+    "ablation_num_query_tokens_2": ("2 queries", "ablation_num_query_tokens_2", []),
+    "ablation_num_query_tokens_16": ("16 queries", "ablation_num_query_tokens_16", []),
+    "ablation_cross_attention_every_1": ("cross-attention in every layer", "ablation_cross_attention_every_1", []),
+    "ablation_cross_attention_every_4": ("cross-attention in the first layer", "ablation_cross_attention_every_4", []),
 }
 # Name, and where it stands in the evaluations of a split; in percent but for CIDEr, which is out of 10 x 100.
 COLUMNS = {
@@ -52,15 +57,17 @@ def run(command, log):
     return done.stdout
 
 
-def scored(folder, preset, seed):
+def scored(folder, name, seed):
     """Evaluations of a run by split and task; trains it first when it is new."""
-    output = os.path.join(folder, f"{preset}-{seed}")
+    _, preset, more = ABLATIONS[name]
+    output = os.path.join(folder, f"{name}-{seed}")
     kept = output + ".json"
     if os.path.exists(kept):
         with open(kept, encoding="utf-8") as file:
             return json.load(file)
     log = output + ".log"
-    run([BLIP2, "launch", f"preset:{preset}", "--set", f"run.seed={seed}", "--set", f"run.output={output}"], log)
+    sets = [f"run.seed={seed}", f"run.output={output}", *(text.format(runs=folder, seed=seed) for text in more)]
+    run([BLIP2, "launch", f"preset:{preset}", *(word for text in sets for word in ("--set", text))], log)
     result = {}
     for split in ["test_seen", "test_unseen"]:
         result[split] = {}
@@ -77,17 +84,17 @@ def scored(folder, preset, seed):
     return result
 
 
-def summary(preset, by_seed):
+def summary(name, by_seed):
     """Every column's value of each seed, by split."""
     rows = {}
     for split in ["test_seen", "test_unseen"]:
         rows[split] = {}
-        for name, value in COLUMNS.items():
-            task = "retrieval" if "R@1" in name else "caption"
+        for column, value in COLUMNS.items():
+            task = "retrieval" if "R@1" in column else "caption"
             values = [value(of[split]) for of in by_seed.values() if task in of[split]]
             if values:
-                rows[split][name] = [round(value, 2) for value in values]
-    return {"preset": preset, "what": ABLATIONS[preset], "seeds": list(by_seed), **rows}
+                rows[split][column] = [round(value, 2) for value in values]
+    return {"name": name, "what": ABLATIONS[name][0], "seeds": list(by_seed), **rows}
 
 
 def table(rows, split):
@@ -135,21 +142,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default=os.path.join(TOP, "runs/ablations"), metavar="DIR")
     parser.add_argument("--seeds", default="42,43,44", metavar="N,…")
-    parser.add_argument("--only", default=",".join(ABLATIONS), metavar="PRESET,…")
+    parser.add_argument("--only", default=",".join(ABLATIONS), metavar="NAME,…")
     parser.add_argument("--json", metavar="OUT")
     parser.add_argument("--svg", metavar="OUT")
     args = parser.parse_args()
-    seeds, presets = [int(seed) for seed in args.seeds.split(",")], args.only.split(",")
-    unknown = [preset for preset in presets if preset not in ABLATIONS]
+    seeds, names = [int(seed) for seed in args.seeds.split(",")], args.only.split(",")
+    unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
         parser.error(f"no ablations: {', '.join(unknown)}; known: {', '.join(ABLATIONS)}")
     os.makedirs(args.runs, exist_ok=True)
-    found = {preset: {} for preset in presets}
+    found = {name: {} for name in names}
     for seed in seeds:
-        for preset in presets:
-            print(f"{preset}, seed {seed}", file=sys.stderr, flush=True)
-            found[preset][seed] = scored(args.runs, preset, seed)
-    rows = [summary(preset, by_seed) for preset, by_seed in found.items()]
+        for name in names:
+            print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
+            found[name][seed] = scored(args.runs, name, seed)
+    rows = [summary(name, by_seed) for name, by_seed in found.items()]
     for split, title in [("test_seen", "Scenes with seen pairs"), ("test_unseen", "Scenes with unseen pairs")]:
         print(f"\n{title}\n\n{table(rows, split)}")
     if args.json:
