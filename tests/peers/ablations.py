@@ -112,7 +112,7 @@ def table(rows, split):
 
 def drawing(rows):
     """One panel for each column, a dot for each seed, a line at the median, of scenes with seen pairs."""
-    left, panel, height, top = 210, 190, 26, 40
+    left, panel, height, top = 250, 190, 26, 40
     width, whole = left + panel * len(COLUMNS), top + height * len(rows) + 10
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{whole}" font-family="sans-serif" font-size="12">',
            f'<rect width="{width}" height="{whole}" fill="white"/>']
