@@ -22,6 +22,7 @@
 #include <ATen/Version.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -223,6 +224,15 @@ int blip2_moved_rows(void *const *tensors_in, void **moved, char *error, size_t 
 int blip2_dropout(void *x, double p, uint64_t key, void **out, char *error, size_t capacity) {
   return guarded(error, capacity, [&] {
     *out = new at::Tensor(Dropout::apply(*static_cast<at::Tensor *>(x), p, static_cast<int64_t>(key)));
+  });
+}
+
+// Attention without mask, dropout and gradient by cuDNN; `out` gets a new tensor. Fails where cuDNN has no kernel for it.
+int blip2_cudnn_attention(void *query, void *key, void *value, void **out, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    auto of = [](void *pointer) -> const at::Tensor & { return *static_cast<at::Tensor *>(pointer); };
+    auto all = at::_scaled_dot_product_cudnn_attention(of(query), of(key), of(value), std::nullopt, false);
+    *out = new at::Tensor(std::get<0>(all));
   });
 }
 

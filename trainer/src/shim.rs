@@ -36,6 +36,14 @@ unsafe extern "C" {
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn blip2_cudnn_attention(
+        query: *mut c_void,
+        key: *mut c_void,
+        value: *mut c_void,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn blip2_moved_rows(
         tensors: *const *mut c_void,
         moved: *mut *mut c_void,
@@ -180,6 +188,22 @@ pub fn dropout(x: &Tensor, p: f64, key: u64) -> Tensor {
     new_tensor("dropout", |out, error, capacity| unsafe {
         blip2_dropout(x.as_ptr().cast_mut().cast(), p, key, out, error, capacity)
     })
+}
+
+/// Attention without mask, dropout and gradient by cuDNN; nothing where cuDNN is not there or has no kernel for it.
+///
+/// # Shapes
+/// `query`, `key`, `value`, result: `[B, heads, S, d]`.
+pub fn cudnn_attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Option<Tensor> {
+    let [query, key, value] = [query, key, value].map(|it| it.as_ptr().cast_mut().cast());
+    let mut out = std::ptr::null_mut();
+    checked("attention by cuDNN", |error, capacity| {
+        // SAFETY: the tensors live during the call; `out` is written to during it only; `error` points to `capacity` writable bytes.
+        unsafe { blip2_cudnn_attention(query, key, value, &raw mut out, error, capacity) }
+    })
+    .ok()?;
+    // SAFETY: the call succeeded, so `out` is a new tensor of libtorch that nobody else owns.
+    Some(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
 /// What a function makes that puts a new tensor into its first argument, or an error text into the second, which points to

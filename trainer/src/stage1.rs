@@ -4,7 +4,7 @@
 //! `H` hidden width, `E` projected width.
 
 use configs::Model;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::device::upload;
@@ -15,6 +15,9 @@ use crate::model::packing::Layout;
 use crate::model::qformer::{Build, EPS, ImageKeyValues, QFormer, QueryPass, TextCache, TextParts, starting};
 use crate::model::tensors::{Init, Scope, Spec, declare};
 use crate::precision::compute_kind;
+
+/// A GPU's fast matrix products have rows of whole 16 bytes: BERT's 30,523 words are padded to a multiple of this.
+const GPU_COLUMNS: i64 = 8;
 
 /// Everything that stage 1 trains.
 #[derive(Debug)]
@@ -168,7 +171,7 @@ impl Stage1 {
         self.itm_head.forward(&queries.mean_dim([1_i64].as_slice(), false, Kind::Float))
     }
 
-    /// ITM: own pairs, own texts with drawn images, own images with drawn texts. Keys and values of the own images are those
+    /// ITM: own pairs, own images with drawn texts, own texts with drawn images. Keys and values of the own images are those
     /// of `encoded` where they are computed once, and computed again for each use otherwise.
     pub fn matching_loss(
         &self,
@@ -181,16 +184,16 @@ impl Stage1 {
             // Drawn images are projected anew, also those of this slice, so that bits do not depend on who holds them.
             true => {
                 let drawn = self.key_values(&negatives.patches);
-                ImageKeyValues::cat(&[&encoded.keys_values, &drawn, &encoded.keys_values])
+                ImageKeyValues::looked_at(&[(&encoded.keys_values, 2), (&drawn, 1)])
             }
             false => {
                 let drawn = self.normalize(&negatives.patches);
-                self.qformer.image_key_values(&Tensor::cat(&[&encoded.image, &drawn, &encoded.image], 0))
+                self.qformer.image_key_values(&Tensor::cat(&[&encoded.image, &encoded.image, &drawn], 0))
             }
         };
         let texts = Text {
-            ids: Tensor::cat(&[&text.ids, &text.ids, &negatives.text.ids], 0),
-            mask: Tensor::cat(&[&text.mask, &text.mask, &negatives.text.mask], 0),
+            ids: Tensor::cat(&[&text.ids, &negatives.text.ids, &text.ids], 0),
+            mask: Tensor::cat(&[&text.mask, &negatives.text.mask, &text.mask], 0),
         };
         itm::matching(&self.match_logits(&images, &texts))
     }
@@ -228,7 +231,14 @@ impl Stage1 {
     fn word_logits(&self, hidden: &Tensor) -> Tensor {
         let CaptionHead { dense, norm, bias } = &self.caption_head;
         let hidden = norm.forward(&dense.forward(hidden).gelu("none"));
-        hidden.linear(&self.qformer.words().to_kind(self.qformer.kind), Some(bias))
+        let words = self.qformer.words();
+        let count = words.size()[0];
+        let missing = (-count).rem_euclid(GPU_COLUMNS);
+        if hidden.device() == Device::Cpu || missing == 0 {
+            return hidden.linear(&words.to_kind(self.qformer.kind), Some(bias));
+        }
+        let words = words.to_kind(self.qformer.kind).constant_pad_nd([0, 0, 0, missing]);
+        hidden.linear(&words, Some(&bias.constant_pad_nd([0, missing]))).narrow(1, 0, count)
     }
 }
 

@@ -6,7 +6,7 @@
 use configs::{Attention, ImageSizes};
 use tch::Tensor;
 
-use super::layers::{AttentionForm, LayerNorm, Linear, Mask, attention};
+use super::layers::{AttentionForm, LayerNorm, Linear, image_attention};
 use super::tensors::{Init, Scope};
 use crate::TrainerError;
 
@@ -160,7 +160,7 @@ impl Block {
 
     fn forward(&self, x: &Tensor) -> Tensor {
         let qkv = self.qkv.forward(&self.layer_norm1.forward(x)).chunk(3, -1);
-        let attended = attention(&qkv[0], &qkv[1], &qkv[2], Mask::Open, self.form);
+        let attended = image_attention(&qkv[0], &qkv[1], &qkv[2], self.form);
         let x = x + self.projection.forward(&attended);
         // The exact GELU, by the error function.
         let hidden = self.fc1.forward(&self.layer_norm2.forward(&x)).gelu("none");

@@ -114,27 +114,55 @@ pub struct TextCache {
     written: i64,
 }
 
-/// Keys and values of the visual tokens, `[B, P, 2H]` for each layer with cross-attention.
+/// Keys and values of the visual tokens of one set of images or more, each looked at by one row of queries or more.
 #[derive(Debug)]
-pub struct ImageKeyValues(Vec<Option<Tensor>>);
+pub struct ImageKeyValues(Vec<ImageSet>);
+
+/// Keys and values of `B` images.
+#[derive(Debug)]
+struct ImageSet {
+    /// `[B, P, 2H]` for each layer with cross-attention.
+    layers: Vec<Option<Tensor>>,
+    /// Rows of queries that look at each image.
+    looks: i64,
+}
+
+/// Keys and values of a set of images in one layer, `[B, P, 2H]`, and the rows of queries that look at each of them.
+type Looked<'a> = (&'a Tensor, i64);
 
 impl ImageKeyValues {
-    /// The rows of several sets of images, one set after the other.
-    pub fn cat(sets: &[&Self]) -> Self {
-        let layer = |i: usize| {
-            let parts: Vec<&Tensor> = sets.iter().filter_map(|set| set.0[i].as_ref()).collect();
-            (!parts.is_empty()).then(|| Tensor::cat(&parts, 0))
+    /// Several sets of images, each with the number of times that it is looked at: the rows of queries are those that look at
+    /// the first set, image by image, as often as that is; then those of the second one, and so on. Nothing is copied.
+    pub fn looked_at(sets: &[(&Self, i64)]) -> Self {
+        let again = |(images, looks): &(&Self, i64)| {
+            let looks = *looks;
+            images
+                .0
+                .iter()
+                .map(move |set| ImageSet {
+                    layers: set.layers.iter().map(|it| it.as_ref().map(Tensor::shallow_clone)).collect(),
+                    looks: looks * set.looks,
+                })
+                .collect::<Vec<_>>()
         };
-        Self((0..sets[0].0.len()).map(layer).collect())
+        Self(sets.iter().flat_map(again).collect())
     }
 
-    /// The images with these numbers, each as often as it is named.
+    /// The images of a single set with these numbers, each as often as it is named.
     ///
     /// # Shapes
     /// `rows`: `[n]`, i64, where the images are.
     pub fn rows(&self, rows: &Tensor) -> Self {
-        let layer = |of_layer: &Tensor| of_layer.index_select(0, rows);
-        Self(self.0.iter().map(|of_layer| of_layer.as_ref().map(layer)).collect())
+        let of_set = |set: &ImageSet| {
+            let layer = |of_layer: &Option<Tensor>| Some(of_layer.as_ref()?.index_select(0, rows));
+            ImageSet { layers: set.layers.iter().map(layer).collect(), looks: set.looks }
+        };
+        Self(self.0.iter().map(of_set).collect())
+    }
+
+    /// What is seen in one layer; nothing where that has no cross-attention.
+    fn layer(&self, index: usize) -> Option<Vec<Looked<'_>>> {
+        self.0.iter().map(|set| Some((set.layers[index].as_ref()?, set.looks))).collect()
     }
 }
 
@@ -194,7 +222,7 @@ impl QFormer {
     /// `image`: `[B, P, V]`, after `ln_vision`.
     pub fn image_key_values(&self, image: &Tensor) -> ImageKeyValues {
         let project = |layer: &Layer| layer.cross.as_ref().map(|cross| cross.key_value.forward(image));
-        ImageKeyValues(self.layers.iter().map(project).collect())
+        ImageKeyValues(vec![ImageSet { layers: self.layers.iter().map(project).collect(), looks: 1 }])
     }
 
     /// The queries look at the images: for ITC and stage 2.
@@ -303,9 +331,9 @@ impl QFormer {
         let mut cache = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             let wanted = seen.wanted.filter(|_| i + 1 == self.layers.len());
-            let image = seen.image.and_then(|image| image.0[i].as_ref());
+            let images = seen.image.and_then(|images| images.layer(i));
             let attended = layer.attention.forward(&x, layout, seen.mask, seen.past.map(|past| &past[i]), wanted);
-            x = layer.forward(&attended.0, layout.rows * layout.queries, image);
+            x = layer.forward(&attended.0, layout.rows * layout.queries, images.as_deref());
             cache.push(attended.1);
         }
         (x, cache)
@@ -369,13 +397,13 @@ impl Layer {
     ///
     /// # Shapes
     /// `x`: `[M, H]`, the first `queries` of them queries; result: the same.
-    fn forward(&self, x: &Tensor, queries: i64, image: Option<&Tensor>) -> Tensor {
+    fn forward(&self, x: &Tensor, queries: i64, images: Option<&[Looked<'_>]>) -> Tensor {
         let texts = x.size()[0] - queries;
         let mut parts = Vec::with_capacity(2);
         if queries > 0 {
             let queries = x.narrow(0, 0, queries);
-            let looked = match (&self.cross, image) {
-                (Some(cross), Some(image)) => cross.forward(&queries, image),
+            let looked = match (&self.cross, images) {
+                (Some(cross), Some(images)) => cross.forward(&queries, images),
                 _ => queries,
             };
             parts.push(self.query_mlp.forward(&looked));
@@ -446,13 +474,33 @@ impl CrossAttention {
     }
 
     /// # Shapes
-    /// `x`: `[B · Q, H]`; `image`: `[B, P, 2H]`; result: `[B · Q, H]`.
-    fn forward(&self, x: &Tensor, image: &Tensor) -> Tensor {
+    /// `x`: `[B · Q, H]`, where `B` rows look at `images`; result: the same.
+    fn forward(&self, x: &Tensor, images: &[Looked<'_>]) -> Tensor {
+        let rows = |(image, looks): &Looked<'_>| looks * image.size()[0];
+        let queries = x.size()[0] / images.iter().map(rows).sum::<i64>();
+        let query = self.query.forward(x);
+        let seen = match images {
+            [one] => self.look(&query, *one),
+            several => {
+                let lengths: Vec<i64> = several.iter().map(|set| queries * rows(set)).collect();
+                let parts = query.split_with_sizes(lengths, 0);
+                let seen: Vec<Tensor> = parts.iter().zip(several).map(|(part, set)| self.look(part, *set)).collect();
+                Tensor::cat(&seen, 0)
+            }
+        };
+        self.out.forward(&seen, x)
+    }
+
+    /// All rows of queries that look at an image look at once, as one longer row: its keys and values are read once.
+    ///
+    /// # Shapes
+    /// `query`: `[looks · B · Q, H]`; result: the same.
+    fn look(&self, query: &Tensor, (image, looks): Looked<'_>) -> Tensor {
         let (rows, width) = (image.size()[0], image.size()[2] / 2);
         let halves = image.chunk(2, 2);
-        let (key, value) = (&halves[0], &halves[1]);
-        let query = self.query.forward(x).view([rows, -1, width]);
-        self.out.forward(&attention(&query, key, value, Mask::Open, self.form).flatten(0, 1), x)
+        let query = query.view([looks, rows, -1, width]).transpose(0, 1).reshape([rows, -1, width]);
+        let seen = attention(&query, &halves[0], &halves[1], Mask::Open, self.form);
+        seen.view([rows, looks, -1, width]).transpose(0, 1).reshape([-1, width])
     }
 }
 
