@@ -32,6 +32,7 @@ mod memory;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
+pub mod parts;
 pub mod precision;
 pub mod pretrain;
 pub mod schedule;
