@@ -53,6 +53,7 @@ pub mod text;
 pub mod towers;
 pub mod train;
 pub mod trained_image_encoder;
+pub mod utilisation;
 pub mod weight_names;
 pub mod weights;
 pub mod weights_file;

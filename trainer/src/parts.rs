@@ -165,9 +165,9 @@ impl Parts {
         self.mark();
         let mut tally = self.0.tally.borrow_mut();
         let [all, apart] = [&tally.all, &tally.apart].map(|times| times.map(|time| time.as_secs_f64()));
-        let steps = tally.steps.max(1) as f64;
+        let steps = tally.steps.max(1);
         (tally.all, tally.apart, tally.steps) = Default::default();
-        Times(shared_out(&all, &apart).map(|seconds| seconds / steps))
+        Times { steps, seconds: shared_out(&all, &apart).map(|seconds| seconds / steps as f64) }
     }
 
     /// Gives the time since the last mark to the part that runs.
@@ -218,19 +218,27 @@ impl Drop for Running {
     }
 }
 
-/// Mean seconds of a step by part, in the order of [`Part::ALL`].
+/// Mean seconds of a step by part.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Times(Seconds);
+pub struct Times {
+    steps: u64,
+    seconds: Seconds,
+}
 
 impl Times {
     /// Seconds of one part.
     pub fn of(&self, part: Part) -> f64 {
-        self.0[part as usize]
+        self.seconds[part as usize]
+    }
+
+    /// The steps that it is the mean of.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Seconds of all parts: the wall time of a step.
     pub fn step(&self) -> f64 {
-        self.0.iter().sum()
+        self.seconds.iter().sum()
     }
 
     /// Seconds of a step without the evaluations between steps.
@@ -240,7 +248,7 @@ impl Times {
 
     /// Seconds by part, in the order of [`Part::ALL`].
     pub fn seconds(&self) -> [f64; Part::ALL.len()] {
-        self.0
+        self.seconds
     }
 
     /// Names and values for metrics: `time/step`, and `time/` with the name of each part.
@@ -351,7 +359,7 @@ mod tests {
         ] {
             (all[part as usize], apart[part as usize]) = (of_all, of_apart);
         }
-        let times = Times(shared_out(&all, &apart));
+        let times = Times { steps: 1, seconds: shared_out(&all, &apart) };
         assert_eq!((times.of(Part::DataWait), times.of(Part::Evaluation)), (2.0, 3.0));
         assert_eq!([Part::ImageEncoder, Part::QFormer, Part::Optimizer].map(|part| times.of(part)), [5.0, 10.0, 5.0]);
         assert_eq!((times.step(), times.training()), (25.0, 22.0));
@@ -364,7 +372,7 @@ mod tests {
 
     #[test]
     fn every_part_has_a_name_of_its_own_in_metrics() {
-        let metrics = Times([1.0; Part::ALL.len()]).metrics();
+        let metrics = Times { steps: 3, seconds: [1.0; Part::ALL.len()] }.metrics();
         let names: std::collections::BTreeSet<&str> = metrics.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!((names.len(), metrics.len()), (10, 10));
         assert_eq!(metrics[0], ("time/step".to_owned(), 9.0));
