@@ -446,6 +446,10 @@ pub fn build_slices(
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
     let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
     let (lengths, device) = ([most(0), most(1), most(2)], towers.device);
+    if stage.train_image_encoder() {
+        // The update of the step before has changed the weights since copies of them were taken.
+        encoders.state.begin_step(compute_kind(run.model.qformer.dtype, device));
+    }
     let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| {
         let time = map.time(Part::ImageEncoder);
         let (patches, pixels) = encoders.patches(batches::pixels(batch, run.data.image_size, device))?;
