@@ -148,6 +148,11 @@ impl Parts {
         self.0.tally.borrow_mut().tells_apart = tells;
     }
 
+    /// Whether the device's parts are told apart now.
+    pub fn tells_apart(&self) -> bool {
+        self.0.tally.borrow().tells_apart
+    }
+
     /// Time from here on belongs to this part, until the result is dropped.
     pub fn enter(&self, part: Part) -> Running {
         self.mark();
