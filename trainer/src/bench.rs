@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cluster::{Collective, Observed, Threads};
+use cluster::{Collective, Observed, Single, Threads};
 use configs::{Dtype, Reduction, Run, Stage};
 use serde_json::{Value, json};
 use tch::{Device, Tensor, no_grad};
@@ -80,6 +80,18 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "reductions": names, "sides": reports, "peak_memory_bytes": peak_memory(options.device)?,
         "memory_bytes": memory_parts(before_models, &bench, &sides),
     }))
+}
+
+/// One step by one rank of `run`'s first stage of the kind of `options.stage`, with random weights and inputs: seconds, and the
+/// most memory that was held, in bytes, where that is known.
+///
+/// # Errors
+/// When the options do not fit the run, or memory does not suffice.
+pub fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
+    let bench = Bench::new(run, options)?;
+    let mut side = Side::new(&bench, &Single, Reduction::Exact, &Arc::default())?;
+    side.step(&bench, 0)?;
+    Ok((side.seconds[0], peak_memory(options.device)?))
 }
 
 /// Bytes that the ranks of worlds of several sizes receive in one step of stage 1, with one slice of `options.batch` images
