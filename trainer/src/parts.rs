@@ -1,7 +1,8 @@
 //! Where the wall time of a step goes, seen from one rank.
 //!
 //! One part runs at every moment: the innermost that was entered, or [`Part::Other`] where none was. So the parts of a step
-//! add up to its wall time. Time inside of calls to other ranks is taken out of the part that makes them.
+//! add up to its wall time. Time inside of calls to other ranks is taken out of the part that makes them; only an evaluation
+//! keeps its own, as it is no work of a step.
 //!
 //! A GPU computes after the call that asks for it has returned. Its parts can only be told apart by waiting for it where one
 //! ends and the next begins, which costs time; so that is done in the steps that are reported, and the others are taken to
@@ -185,8 +186,11 @@ impl Parts {
         let now = (Instant::now(), activity.calls.standing().waited);
         let (began, waited_before) = std::mem::replace(&mut tally.since, now);
         let whole = now.0 - began;
-        let called = now.1.saturating_sub(waited_before).min(whole);
         let running = tally.entered.last().copied().unwrap_or(Part::Other);
+        let called = match running {
+            Part::Evaluation => Duration::ZERO,
+            _ => now.1.saturating_sub(waited_before).min(whole),
+        };
         for (part, time) in [(running, whole - called), (Part::Communication, called)] {
             tally.all[part as usize] += time;
             if tally.tells_apart {
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn calls_to_other_ranks_are_taken_out_of_the_part_that_makes_them() {
-        let one = |ranks: Threads| {
+        let one = |ranks: Threads, part: Part| {
             move || {
                 let activity = Arc::new(Activity::default());
                 let observed = Observed::new(&ranks, &activity.calls);
@@ -331,7 +335,7 @@ mod tests {
                 parts.begin();
                 let began = Instant::now();
                 {
-                    let _qformer = parts.enter(Part::QFormer);
+                    let _part = parts.enter(part);
                     sleep(TICK);
                     observed.barrier().unwrap();
                 }
@@ -341,15 +345,21 @@ mod tests {
                 (times, wall)
             }
         };
-        let (times, wall) = std::thread::scope(|scope| {
-            let ranks: Vec<_> = Threads::world(2).into_iter().map(|ranks| scope.spawn(one(ranks))).collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()[0]
-        });
+        let of_rank_0 = |part: Part| {
+            std::thread::scope(|scope| {
+                let ranks: Vec<_> = Threads::world(2).into_iter().map(|ranks| scope.spawn(one(ranks, part))).collect();
+                ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()[0]
+            })
+        };
+        let (times, wall) = of_rank_0(Part::QFormer);
         let tick = TICK.as_secs_f64();
         // Rank 0 waits for the other one, which begins five ticks later; a tick of play for the start of threads.
         assert!(times.of(Part::Communication) >= 4.0 * tick, "{times:?}");
         assert!(times.of(Part::QFormer) >= tick && times.of(Part::QFormer) <= wall - 4.0 * tick, "{times:?}");
         assert!(times.step() <= wall + 1e-6, "{times:?} of {wall}");
+        // An evaluation keeps its calls, so that the speed of training is that of training.
+        let (times, _) = of_rank_0(Part::Evaluation);
+        assert!(times.of(Part::Evaluation) >= 5.0 * tick && times.training() < tick, "{times:?}");
     }
 
     #[test]
