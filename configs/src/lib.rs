@@ -16,10 +16,13 @@
 mod cluster;
 mod data;
 mod decode;
+pub mod flops;
+pub mod gpus;
 mod language_model;
 mod load;
 mod model;
 mod overrides;
+pub mod parameters;
 mod parse;
 mod presets;
 mod problem;
@@ -39,6 +42,8 @@ pub use data::{
     AnnotatedSource, Augment, Data, Filters, LaionSource, Loader, Nsfw, Resize, ShardSource, Source, SyntheticSource,
     VqaSource,
 };
+pub use flops::Flops;
+pub use gpus::Gpu;
 pub use language_model::{
     CustomOpt, CustomT5, LanguageModel, LanguageModelSettings, LanguageModelSizes, Opt, OptSize, OptSizes, T5, T5Size,
     T5Sizes,

@@ -4,6 +4,7 @@
 pub const PRESETS: &[(&str, &str)] = &[
     ("tiny", include_str!("../tiny.yaml")),
     ("tiny_long", include_str!("../tiny_long.yaml")),
+    ("mid", include_str!("../mid.yaml")),
     ("vitg_opt2.7b", include_str!("../vitg_opt2.7b.yaml")),
     ("vitg_opt6.7b", include_str!("../vitg_opt6.7b.yaml")),
     ("vitg_flant5xl", include_str!("../vitg_flant5xl.yaml")),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use integration_tests::blip2::{blip2, stderr, stdout};
-use integration_tests::programs::{built, checkout};
+use integration_tests::programs::{all_output, built, checkout, refused, run_within};
 use integration_tests::skip::skip;
 
 fn corpus(folder: &Path) -> String {
@@ -192,4 +192,47 @@ fn an_interrupt_says_what_stays_and_the_same_command_goes_on() {
     let value: serde_json::Value = serde_json::from_slice(&resumed.stdout).unwrap();
     assert!(value["corpus"]["shards_kept"].as_u64().unwrap() > 0, "{value}");
     assert!(Path::new(&out).join("corpus.json").exists());
+}
+
+#[test]
+fn a_runs_file_is_timed_at_its_own_sizes() {
+    let tiny = checkout().join("configs/tiny.yaml").display().to_string();
+    let bench = |options: &[&str]| {
+        let few = ["--batch", "4", "--slices", "2", "--steps", "2", "--warmup", "0"];
+        let mut command = Command::new(built("blip2-rank"));
+        command.arg("bench-step").args(few).args(options);
+        for set in configs::SMALL {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    for (file, stage, text_tokens) in
+        [(tiny.as_str(), "1", 36), (tiny.as_str(), "2", 36), ("preset:tiny_finetune_retrieval", "1", 36)]
+    {
+        let output = run_within(300, &bench(&["--run", file, "--stage", stage]));
+        assert!(output.status.success(), "{}", all_output(&output));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["preset"], file);
+        assert_eq!((answer["batch"].as_u64(), answer["slices"].as_u64()), (Some(4), Some(2)));
+        assert_eq!((answer["text_tokens"].as_u64(), answer["dtype"].as_str()), (Some(text_tokens), Some("bf16")));
+        assert_eq!(answer["dropout"][0].as_f64(), Some(0.1), "the run's file, with --set: {answer}");
+        let side = &answer["sides"][0];
+        let losses = side["losses"].as_array().unwrap();
+        assert!(losses.len() == 2 && losses.iter().flat_map(|step| step.as_array().unwrap()).all(|it| it.is_f64()));
+        let seconds: Vec<f64> =
+            side["step_seconds"].as_array().unwrap().iter().map(|it| it.as_f64().unwrap()).collect();
+        let names: Vec<&str> =
+            side["part_names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        for (whole, parts) in seconds.iter().zip(side["part_seconds"].as_array().unwrap()) {
+            let parts: Vec<f64> = parts.as_array().unwrap().iter().map(|it| it.as_f64().unwrap()).collect();
+            let sum: f64 = parts.iter().sum();
+            assert!((sum - whole).abs() <= 0.05 * whole + 1e-3, "{sum} of {whole}: {side}");
+            let part = |name: &str| parts[names.iter().position(|known| *known == name).unwrap()];
+            assert!(part("image_encoder") > 0.0 && part("qformer") > 0.0 && part("optimizer") > 0.0, "{side}");
+            assert_eq!(part("language_model") > 0.0, stage == "2", "{side}");
+        }
+    }
+    refused(&bench(&["--run", &tiny, "--preset", "mid"]), &["--run", "--preset"]);
+    refused(&bench(&["--run", &tiny, "--recompute"]), &["--run", "--recompute"]);
+    refused(&bench(&["--run", "preset:tiny_finetune_retrieval", "--stage", "2"]), &["has no such stage", "generative"]);
 }

@@ -1,6 +1,7 @@
 //! Both stages from shards to checkpoints over real ranks: the same bits on one and two ranks, and after any kill.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +21,76 @@ fn one_and_two_ranks_train_the_same_bits() {
     let output = run_within(300, &launch(&two, shared, 2));
     assert!(output.status.success(), "{}", all_output(&output));
     assert_same("two ranks", &trained(&two), expected);
+}
+
+#[test]
+fn metrics_tell_where_the_time_of_a_step_goes() {
+    let (shared, _) = undisturbed();
+    let output = shared.join("one");
+    let stages = records(&output);
+    assert_eq!(stages.keys().map(String::as_str).collect::<Vec<_>>(), ["generative", "representation"]);
+    for (stage, records) in &stages {
+        assert!(records.len() >= 4, "{stage}: {records:?}");
+        for record in records {
+            let seconds =
+                |name: &str| record[format!("time/{name}")].as_f64().unwrap_or_else(|| panic!("{name}: {record}"));
+            let sum: f64 = PARTS.iter().map(|name| seconds(name)).sum();
+            assert!((sum - seconds("step")).abs() <= 0.05 * seconds("step"), "{sum}: {record}");
+            assert!(PARTS.iter().all(|name| seconds(name) >= 0.0), "{record}");
+            for name in ["image_encoder", "qformer", "optimizer"] {
+                assert!(seconds(name) > 0.0, "{name}: {record}");
+            }
+            assert_eq!(seconds("language_model") > 0.0, stage == "generative", "{record}");
+            assert_eq!(seconds("evaluation"), 0.0, "nothing is evaluated: {record}");
+            let Some(rate) = record["images_per_s"].as_f64() else { continue };
+            assert!((rate * seconds("step") / 8.0 - 1.0).abs() < 1e-6, "8 images a step: {record}");
+            assert!(record["tflop_per_s"].as_f64().unwrap() > 0.0 && record.get("mfu").is_none(), "{record}");
+        }
+        assert!(records.iter().map(|record| record["time/decode"].as_f64().unwrap()).sum::<f64>() > 0.0, "{records:?}");
+        // By the clock that records carry. The time that it takes to write one falls to the next; 10 ms for a busy machine.
+        for pair in records.windows(2) {
+            let between = |name: &str| pair[1][name].as_f64().unwrap() - pair[0][name].as_f64().unwrap();
+            let (wall, told) = (between("time"), between("step") * pair[1]["time/step"].as_f64().unwrap());
+            assert!((wall - told).abs() <= 0.05 * wall + 0.01, "{wall} s, told {told}: {pair:?}");
+        }
+    }
+    let page = fs::read_to_string(checkout().join("docs/metrics.md")).unwrap();
+    for key in stages.values().flatten().flat_map(|record| record.as_object().unwrap().keys()) {
+        let name = key.replace("data/synthetic/", "data/<source>/");
+        assert!(page.contains(&format!("`{name}`")), "docs/metrics.md lacks {name}");
+    }
+    let events = fs::read_dir(output.join("tb/generative")).unwrap().next().unwrap().unwrap().path();
+    let events = fs::read(events).unwrap();
+    for name in PARTS.iter().map(|part| format!("time/{part}")).chain(["time/step".into(), "tflop_per_s".into()]) {
+        assert!(events.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "TensorBoard lacks {name}");
+    }
+}
+
+/// The parts that add up to a step.
+const PARTS: [&str; 9] = [
+    "data_wait",
+    "image_encoder",
+    "qformer",
+    "language_model",
+    "communication",
+    "optimizer",
+    "checkpoint",
+    "evaluation",
+    "other",
+];
+
+/// The records of the steps of a run of one launch, by stage.
+fn records(output: &Path) -> BTreeMap<String, Vec<serde_json::Value>> {
+    let mut stages: BTreeMap<String, Vec<serde_json::Value>> = BTreeMap::new();
+    for entry in fs::read_dir(output.join("metrics")).unwrap() {
+        for line in fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let (Some(stage), true) = (record["stage"].as_str(), record.get("lr").is_some()) {
+                stages.entry(stage.to_owned()).or_default().push(record);
+            }
+        }
+    }
+    stages
 }
 
 #[test]

@@ -73,15 +73,23 @@ pub struct BenchStepArguments {
     /// The stage, 1 or 2.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub stage: u8,
-    /// mid (sizes of its own), or a published size such as vitg_opt2.7b.
+    /// A model of middling size, mid, or a published one such as vitg_opt2.7b.
     #[arg(long, default_value = "mid")]
     pub preset: String,
+    /// Take the model, its types, dropout and attention, lengths of texts and what is trained from a run: its YAML file, or
+    /// `preset:NAME`. Weights and inputs are random all the same; the stage is the run's first one of the kind of `--stage`.
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["preset", "dtype", "attention", "dropout", "lm_dropout", "text_tokens", "recompute"])]
+    pub run: Option<String>,
+    /// Override one value of the run's file; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
+    pub set: Vec<String>,
     /// cpu, or cuda for the first GPU.
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     pub device: String,
-    /// Images per step, over all ranks.
-    #[arg(long, default_value_t = 8)]
-    pub batch: usize,
+    /// Images per step, over all ranks; 8 when not given, or so many as that many slices of the run have.
+    #[arg(long)]
+    pub batch: Option<usize>,
     /// Slices of the batch; one for each rank when not given.
     #[arg(long)]
     pub slices: Option<usize>,

@@ -1,18 +1,23 @@
 //! `blip2-rank bench-step`: whole training steps, timed, of a model of middling size or of a published one. Weights and inputs
-//! are random numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step).
+//! are random numbers of the right shape, as in the PyTorch program that `make bench` races (tests/peers/pytorch_step). The sizes
+//! are a preset's or those of a run's file.
 
 pub mod checkpoint;
+mod inputs;
+mod options;
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use cluster::{Collective, Threads};
-use configs::{Dtype, LanguageModelSizes, Overrides, Reduction, Run, Stage};
-use data_pipeline::rng::{CounterRng, Purpose};
+use cluster::{Collective, Observed, Single, Threads};
+use configs::{Dtype, Reduction, Run, Stage};
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
+pub use options::Options;
+
+use crate::activity::Activity;
 use crate::device;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
@@ -22,69 +27,29 @@ use crate::model::language_tower::LanguageTower;
 use crate::model::tensors::Init;
 use crate::model::{Scope, Spec, Tensors, declare};
 use crate::optimizer::adamw;
+use crate::parts::{Part, Parts, Times};
 use crate::precision::{compute_kind, kind_of};
 use crate::slices::{SliceMap, Traffic};
-use crate::stage1::{Stage1, Text};
-use crate::stage2::{Stage2, Words};
+use crate::stage2::Words;
 use crate::state::State;
 use crate::step::{Losses, Slice, StepKey, Variant, draw_negatives, generative, representation_with};
-use crate::{TrainerError, memory, shim};
-
-/// Batches that are made before and used in turns.
-const BATCHES: u64 = 4;
-/// Shortest caption with its special tokens.
-const SHORTEST: u64 = 6;
-
-/// What is measured.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `mid`, or a published size such as `vitg_opt2.7b`.
-    pub preset: String,
-    /// Where everything is computed.
-    pub device: Device,
-    /// 1 or 2.
-    pub stage: usize,
-    /// Images per step, over all ranks.
-    pub batch: usize,
-    /// Slices of the batch.
-    pub slices: usize,
-    /// Steps that are timed, and steps before them.
-    pub steps: [usize; 2],
-    /// `f32` or `bf16`.
-    pub dtype: String,
-    /// `math` or `flash`.
-    pub attention: String,
-    /// Of the Q-Former, and of the language model.
-    pub dropout: [f64; 2],
-    /// Tokens of a caption at most.
-    pub text_tokens: usize,
-    /// Whether all captions are that long; of 6 to so many tokens otherwise.
-    pub fixed_text: bool,
-    /// Whether captions are padded to `text_tokens` even where the longest of the batch is shorter.
-    pub pad_to_limit: bool,
-    /// Whether keys and values of an image are computed once per step, or at each use.
-    pub project_once: bool,
-    /// Whether the language model's activations are computed again instead of kept.
-    pub recompute: bool,
-    /// Times each step with the exact reduction and with the library's all-reduce, in turns.
-    pub compare_reductions: bool,
-    /// Waits for the device behind every part of a step, and times each.
-    pub phases: bool,
-    /// Where to write what one more step does, operation by operation.
-    pub trace: Option<PathBuf>,
-}
+use crate::train::build_specs;
+use crate::{TrainerError, memory, shim, trained_image_encoder};
 
 /// Times of every step in seconds, losses, and what was measured.
 ///
 /// # Errors
 /// When the options do not fit together, or ranks cannot talk.
 pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, TrainerError> {
-    let run = run_of(options)?;
+    let run = options.run()?;
     let before_models = memory::of_process("VmRSS:");
+    let activity = Arc::new(Activity::default());
+    let ranks = &Observed::new(ranks, &activity.calls);
     let bench = Bench::new(&run, options)?;
     let kinds: &[Reduction] =
         if options.compare_reductions { &[Reduction::Exact, Reduction::AllReduce] } else { &[Reduction::Exact] };
-    let mut sides = kinds.iter().map(|kind| Side::new(&bench, ranks, *kind)).collect::<Result<Vec<_>, _>>()?;
+    let mut sides =
+        kinds.iter().map(|kind| Side::new(&bench, ranks, *kind, &activity)).collect::<Result<Vec<_>, _>>()?;
     let [timed, before] = options.steps;
     for step in 0..(timed + before) as u64 {
         if step == before as u64
@@ -117,6 +82,18 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
     }))
 }
 
+/// One step by one rank of `run`'s first stage of the kind of `options.stage`, with random weights and inputs: seconds, and the
+/// most memory that was held, in bytes, where that is known.
+///
+/// # Errors
+/// When the options do not fit the run, or memory does not suffice.
+pub fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
+    let bench = Bench::new(run, options)?;
+    let mut side = Side::new(&bench, &Single, Reduction::Exact, &Arc::default())?;
+    side.step(&bench, 0)?;
+    Ok((side.seconds[0], peak_memory(options.device)?))
+}
+
 /// Bytes that the ranks of worlds of several sizes receive in one step of stage 1, with one slice of `options.batch` images
 /// per rank: the most that any rank received. Ranks are threads.
 ///
@@ -125,13 +102,13 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
 pub fn traffic(options: &Options, worlds: &[usize]) -> Result<Value, TrainerError> {
     let one = |world_size: usize| {
         let options = Options { stage: 1, batch: options.batch * world_size, slices: world_size, ..options.clone() };
-        let run = run_of(&options)?;
+        let run = options.run()?;
         let received = std::thread::scope(|scope| {
             let rank = |ranks: Threads| {
                 let (run, options) = (&run, &options);
                 move || {
                     let bench = Bench::new(run, options)?;
-                    let mut side = Side::new(&bench, &ranks, Reduction::Exact)?;
+                    let mut side = Side::new(&bench, &ranks, Reduction::Exact, &Arc::default())?;
                     side.step(&bench, 0)?;
                     ranks.finish()?;
                     Ok::<_, TrainerError>(side.map.traffic())
@@ -171,64 +148,6 @@ fn elements(spec: &Spec) -> i64 {
     spec.shape.iter().product()
 }
 
-/// A published preset, or the tiny one with the sizes of the PyTorch program's `mid`.
-fn run_of(options: &Options) -> Result<Run, TrainerError> {
-    let stage = |name: &str| {
-        [("global_batch", options.batch), ("slices", options.slices)]
-            .map(|(key, value)| format!("stages.{name}.{key}={value}"))
-    };
-    let mid = [
-        "data.image_size=224",
-        "model.image_encoder.image_size=224",
-        "model.image_encoder.patch_size=14",
-        "model.image_encoder.width=384",
-        "model.image_encoder.depth=12",
-        "model.image_encoder.heads=6",
-        "model.image_encoder.mlp_dim=1536",
-        "model.qformer.num_query_tokens=32",
-        "model.qformer.hidden_dim=384",
-        "model.qformer.depth=6",
-        "model.qformer.heads=6",
-        "model.qformer.mlp_dim=1536",
-        "model.qformer.projection_dim=256",
-        "model.qformer.vocab_size=30523",
-        "model.qformer.max_positions=512",
-        "model.language_model.hidden_dim=512",
-        "model.language_model.depth=6",
-        "model.language_model.heads=8",
-        "model.language_model.mlp_dim=2048",
-        "model.language_model.vocab_size=50272",
-        "model.language_model.max_positions=2048",
-    ];
-    let (preset, sizes) = if options.preset == "mid" { ("tiny", &mid[..]) } else { (options.preset.as_str(), &[][..]) };
-    let formats =
-        ["image_encoder", "qformer", "language_model"].map(|part| format!("model.{part}.dtype={}", options.dtype));
-    let others = [
-        format!("model.attention={}", options.attention),
-        format!("model.qformer.dropout={}", options.dropout[0]),
-        format!("model.language_model.dropout={}", if options.recompute { 0.0 } else { options.dropout[1] }),
-        format!("model.language_model.recompute={}", options.recompute),
-        format!("model.qformer.max_text_tokens={}", options.text_tokens),
-        format!("data.lanes={}", options.slices),
-        "cluster.nodes=1".to_owned(),
-        "cluster.ranks_per_node=1".to_owned(),
-        "cluster.backend=single".to_owned(),
-    ];
-    let sets = sizes.iter().map(|set| (*set).to_owned()).chain(formats).chain(others);
-    let overrides = Overrides::new(sets.chain(stage("representation")).chain(stage("generative")));
-    let text = configs::preset(preset).ok_or_else(|| TrainerError::Unsupported {
-        found: format!("--preset {}", options.preset),
-        expected: format!(
-            "mid, or one of {}",
-            configs::PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-        ),
-    })?;
-    configs::load_str(preset, text, &overrides).map_err(|error| TrainerError::Unsupported {
-        found: error.to_string(),
-        expected: "options that make a run".into(),
-    })
-}
-
 /// Random weights of a frozen tower. On a GPU they are drawn there: billions of numbers by one thread take minutes.
 fn random_tower(specs: &[Spec], dtype: Dtype, device: Device) -> Tensors {
     let kind = compute_kind(dtype, device);
@@ -245,15 +164,6 @@ fn random_tower(specs: &[Spec], dtype: Dtype, device: Device) -> Tensors {
     };
     let _generator = seeded(1);
     specs.iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
-}
-
-/// The special tokens of a tokenizer, and how many words it knows.
-#[derive(Clone, Copy)]
-struct Marks {
-    first: Option<i64>,
-    last: i64,
-    pad: i64,
-    words: u64,
 }
 
 /// What all sides share.
@@ -287,81 +197,9 @@ impl<'a> Bench<'a> {
         let settings = run.model.language_model.settings();
         let language_model = build_language_model(&frozen(&declare(build_language_model)?, settings.dtype).scope(""))?
             .with_dropout(settings.dropout);
-        let specs = match options.stage {
-            1 => Stage1::specs(&run.model)?,
-            _ => Stage2::specs(&run.model)?,
-        };
-        let stage = &run.stages[options.stage.clamp(1, 2) - 1];
+        let stage = options.stage_of(run)?;
+        let specs = build_specs(run, stage)?;
         Ok(Self { run, stage, tower, language_model, specs, frozen_bytes: frozen_bytes.get(), options })
-    }
-
-    /// Pixels and captions of a slice of a step.
-    fn inputs(&self, step: u64, slice: usize) -> (Tensor, Words) {
-        let rng = |slice: usize| CounterRng::new(1, Purpose::Inspect, &[step % BATCHES, slice as u64]);
-        let (rows, limit) = (self.options.batch / self.options.slices, self.options.text_tokens);
-        let lengths_of = |rng: &mut CounterRng| -> Vec<usize> {
-            let drawn = |rng: &mut CounterRng| (SHORTEST + rng.below(limit as u64 - SHORTEST + 1)) as usize;
-            (0..rows).map(|_| if self.options.fixed_text { limit } else { drawn(rng) }).collect()
-        };
-        // All slices are padded alike: to the longest text of the batch.
-        let longest = (0..self.options.slices).flat_map(|slice| lengths_of(&mut rng(slice))).max().unwrap_or(limit);
-        let padded = if self.options.pad_to_limit { limit } else { longest };
-        let mut rng = rng(slice);
-        let lengths = lengths_of(&mut rng);
-        let side = self.run.data.image_size as i64;
-        let generator = seeded(rng.next_u64().cast_signed());
-        let pixels = Tensor::randn([rows as i64, 3, side, side], (Kind::Float, self.options.device));
-        drop(generator);
-        let sizes = self.run.model.language_model.sizes();
-        let words = match (self.options.stage, sizes) {
-            // As in the PyTorch program: BERT's marks around words in stage 1, OPT's in stage 2.
-            (1, _) => self
-                .text(&lengths, padded, Marks { first: Some(101), last: 102, pad: 0, words: 30_521 }, &mut rng)
-                .into(),
-            (_, LanguageModelSizes::Opt(_)) => self
-                .text(&lengths, padded, Marks { first: Some(2), last: 50_118, pad: 1, words: 50_270 }, &mut rng)
-                .into(),
-            // And a caption's beginning for T5's encoder, the rest for its decoder.
-            (_, LanguageModelSizes::T5(_)) => {
-                let marks = Marks { first: None, last: 1, pad: 0, words: 32_000 };
-                let cut = |length: &usize| match self.options.fixed_text {
-                    true => length / 4,
-                    false => 1 + rng.below(*length as u64 / 2) as usize,
-                };
-                let given: Vec<usize> = lengths.iter().map(cut).collect();
-                let said: Vec<usize> = lengths.iter().zip(&given).map(|(whole, given)| whole - given).collect();
-                let [given_most, said_most] =
-                    if self.options.fixed_text { [limit / 4, limit - limit / 4] } else { [limit / 2, padded] };
-                Words {
-                    input: Some(self.text(&given, given_most, marks, &mut rng)),
-                    text: self.text(&said, said_most, marks, &mut rng),
-                    question: None,
-                    prompt_tokens: Vec::new(),
-                }
-            }
-        };
-        (pixels, words)
-    }
-
-    /// Random words of these lengths with a tokenizer's marks, `padded` places for each.
-    fn text(&self, lengths: &[usize], padded: usize, marks: Marks, rng: &mut CounterRng) -> Text {
-        let mut ids = Vec::with_capacity(lengths.len() * padded);
-        for length in lengths {
-            for place in 0..padded {
-                ids.push(match (place, marks.first) {
-                    (0, Some(first)) => first,
-                    _ if place + 1 == *length => marks.last,
-                    _ if place < *length => 1000 + rng.below(marks.words - 1000) as i64,
-                    _ => marks.pad,
-                });
-            }
-        }
-        let (rows, device) = (lengths.len() as i64, self.options.device);
-        let ids = Tensor::from_slice(&ids).view([rows, padded as i64]);
-        let lengths = Tensor::from_slice(&lengths.iter().map(|length| *length as i64).collect::<Vec<_>>());
-        let places = Tensor::arange(padded as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-        let mask = places.lt_tensor(&lengths.unsqueeze(1)).to_kind(Kind::Int64);
-        Text { ids: ids.to_device(device), mask }
     }
 }
 
@@ -374,22 +212,32 @@ struct Side<'a> {
     losses: Vec<Vec<f64>>,
     /// Of every step: image encoder, gradient, update.
     phases: Vec<[f64; 3]>,
+    parts: Parts,
+    times: Vec<Times>,
 }
 
 impl<'a> Side<'a> {
-    fn new(bench: &Bench<'_>, ranks: &'a dyn Collective, reduction: Reduction) -> Result<Self, TrainerError> {
-        let map = SliceMap::new(ranks, bench.options.slices, reduction)?;
+    fn new(
+        bench: &Bench<'_>,
+        ranks: &'a dyn Collective,
+        reduction: Reduction,
+        activity: &Arc<Activity>,
+    ) -> Result<Self, TrainerError> {
         let device = bench.options.device;
+        let parts = Parts::new(device, Arc::clone(activity));
+        parts.tell_apart(bench.options.phases);
+        let map = SliceMap::new(ranks, bench.options.slices, reduction)?.timed(&parts);
         let start = Tensors::random(&bench.specs, 1, device);
         let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), device);
-        let (seconds, cpu_seconds, losses, phases) = Default::default();
-        Ok(Self { map, state, seconds, cpu_seconds, losses, phases })
+        let (seconds, cpu_seconds, losses, phases, times) = Default::default();
+        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times })
     }
 
     fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
         let inputs: Vec<_> = self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect();
         let device = bench.options.device;
         device::wait_for(device);
+        self.parts.begin();
         let (began, cpu) = (Instant::now(), cpu_seconds());
         let lap = || {
             if bench.options.phases {
@@ -397,15 +245,7 @@ impl<'a> Side<'a> {
             }
             began.elapsed().as_secs_f64()
         };
-        let slice = |(index, (pixels, words)): (usize, (Tensor, Words))| Slice {
-            index,
-            pixels: None,
-            patches: no_grad(|| bench.tower.forward(&pixels)),
-            words,
-            samples: Vec::new(),
-            image_ids: None,
-        };
-        let slices: Vec<Slice> = inputs.into_iter().map(slice).collect();
+        let slices = self.encode(bench, inputs)?;
         let encoded = lap();
         let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
         let model = &bench.run.model;
@@ -422,11 +262,15 @@ impl<'a> Side<'a> {
         };
         let differentiated = lap();
         let _norm = self.map.norm(&gradient)?;
-        let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
-        adamw(&mut self.state, &gradient, 1e-4, settings)?;
-        self.map.share(&mut self.state.weights)?;
-        device::wait_for(device);
+        {
+            let _time = self.map.time(Part::Optimizer);
+            let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
+            adamw(&mut self.state, &gradient, 1e-4, settings)?;
+            self.map.share(&mut self.state.weights)?;
+            device::wait_for(device);
+        }
         let whole = began.elapsed().as_secs_f64();
+        self.times.push(self.parts.take());
         self.phases.push([encoded, differentiated - encoded, whole - differentiated]);
         self.seconds.push(whole);
         self.cpu_seconds.push(cpu_seconds() - cpu);
@@ -434,13 +278,34 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    fn encode(&self, bench: &Bench<'_>, inputs: Vec<(usize, (Tensor, Words))>) -> Result<Vec<Slice>, TrainerError> {
+        let _time = self.map.time(Part::ImageEncoder);
+        let trains = bench.stage.train_image_encoder();
+        if trains {
+            // As the losses will; this pass needs the weights in the type that it computes in.
+            self.state.begin_step(compute_kind(bench.run.model.qformer.dtype, bench.options.device));
+        }
+        let slice = |(index, (pixels, words)): (usize, (Tensor, Words))| {
+            let (patches, pixels) = match trains {
+                true => (trained_image_encoder::encode(&self.state, &bench.run.model, &pixels)?, Some(pixels)),
+                false => (no_grad(|| bench.tower.forward(&pixels)), None),
+            };
+            Ok(Slice { index, patches, pixels, words, samples: Vec::new(), image_ids: None })
+        };
+        inputs.into_iter().map(slice).collect()
+    }
+
     fn report(&self, [timed, before]: [usize; 2]) -> Value {
+        // A GPU's parts are told apart by waiting for it.
+        let parts = (self.parts.tells_apart()).then(|| &self.times[before..before + timed]);
         json!({
             "step_seconds": self.seconds[before..before + timed],
             "step_cpu_seconds": self.cpu_seconds[before..before + timed],
             "losses": self.losses[before..before + timed],
             "phase_names": ["image_encoder", "gradient", "update"],
             "phase_seconds": self.phases[before..before + timed],
+            "part_names": Part::ALL.map(Part::name),
+            "part_seconds": parts.map(|times| times.iter().map(Times::seconds).collect::<Vec<_>>()),
         })
     }
 }

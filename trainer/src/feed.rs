@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::{Collective, gather_texts};
 use configs::{GenerativeText, Resize, Run, Stage};
@@ -99,6 +100,11 @@ impl Feed {
             _ => {}
         }
         Ok(batch)
+    }
+
+    /// How long this rank's decode threads have worked since this was asked last, added up over them.
+    pub fn take_decode_time(&self) -> Duration {
+        self.loader.take_decode_time()
     }
 
     /// What all ranks were given up to a step of the stage. Every rank takes part.

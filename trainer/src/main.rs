@@ -18,7 +18,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use arguments::{
     Arguments, BenchCheckpointArguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand,
-    Command, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
+    Command, ConfigArguments, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments,
+    WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};
@@ -219,7 +220,10 @@ fn train_on_threads(run: &configs::Run, threads: usize, device: Device, events: 
         let train = |ranks: Threads| {
             move || {
                 let events = if ranks.rank() == 0 { events } else { Events::Silent };
-                trainer::train::train(run, Rank { ranks: &ranks, device, events, activity: Arc::default(), launch })?;
+                let activity = Arc::new(Activity::default());
+                let observed = &Observed::new(&ranks, &activity.calls);
+                let activity = Arc::clone(&activity);
+                trainer::train::train(run, Rank { ranks: observed, device, events, activity, launch })?;
                 Ok::<(), anyhow::Error>(ranks.finish()?)
             }
         };
@@ -241,25 +245,7 @@ fn is_ended(error: &anyhow::Error) -> bool {
 
 fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<()> {
     tch::set_num_threads(arguments.threads);
-    let options = trainer::bench::Options {
-        preset: arguments.preset.clone(),
-        device: if arguments.device == "cuda" { device::gpu(0)? } else { Device::Cpu },
-        stage: usize::from(arguments.stage),
-        batch: arguments.batch,
-        slices: arguments.slices.unwrap_or(ranks.world_size()),
-        steps: [arguments.steps, arguments.warmup],
-        dtype: arguments.dtype.clone(),
-        attention: arguments.attention.clone(),
-        dropout: [arguments.dropout, arguments.lm_dropout],
-        text_tokens: arguments.text_tokens,
-        fixed_text: arguments.fixed_text,
-        pad_to_limit: arguments.pad_to_limit,
-        project_once: !arguments.project_each_use,
-        recompute: arguments.recompute,
-        compare_reductions: arguments.compare_reductions,
-        phases: arguments.phases,
-        trace: arguments.trace.clone(),
-    };
+    let options = bench_options(arguments, ranks.world_size())?;
     let report = match arguments.count_traffic {
         true => trainer::bench::traffic(&options, &[2, 4, 8])?,
         false => trainer::bench::steps(&options, ranks)?,
@@ -268,6 +254,39 @@ fn bench_step(arguments: &BenchStepArguments, ranks: &dyn Collective) -> Result<
         writeln!(io::stdout(), "{report}").context("cannot write the report")?;
     }
     Ok(())
+}
+
+/// What `bench-step` was asked for: the sizes of a preset, or of a run.
+fn bench_options(arguments: &BenchStepArguments, world_size: usize) -> Result<trainer::bench::Options> {
+    let (stage, slices) = (usize::from(arguments.stage), arguments.slices.unwrap_or(world_size));
+    let sizes = match &arguments.run {
+        Some(file) => {
+            let config = ConfigArguments { config: file.clone(), set: arguments.set.clone() };
+            trainer::bench::Options::of_run(file, config.load()?, stage)?
+        }
+        None => trainer::bench::Options {
+            preset: arguments.preset.clone(),
+            dtype: arguments.dtype.clone(),
+            attention: arguments.attention.clone(),
+            dropout: [arguments.dropout, arguments.lm_dropout],
+            text_tokens: arguments.text_tokens,
+            recompute: arguments.recompute,
+            ..trainer::bench::Options::of_mid(stage)
+        },
+    };
+    Ok(trainer::bench::Options {
+        device: if arguments.device == "cuda" { device::gpu(0)? } else { Device::Cpu },
+        batch: arguments.batch.unwrap_or(if arguments.run.is_some() { sizes.batch * slices } else { 8 }),
+        slices,
+        steps: [arguments.steps, arguments.warmup],
+        fixed_text: arguments.fixed_text,
+        pad_to_limit: arguments.pad_to_limit,
+        project_once: !arguments.project_each_use,
+        compare_reductions: arguments.compare_reductions,
+        phases: arguments.phases,
+        trace: arguments.trace.clone(),
+        ..sizes
+    })
 }
 
 fn evaluate(command: &EvalCommand, ranks: &dyn Collective) -> Result<()> {

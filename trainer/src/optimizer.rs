@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 use crate::events::Events;
+use crate::parts;
 use crate::shim::{Adam, AdamNumbers, fused_adamw};
 use crate::slices::SliceMap;
 use crate::state::{Segment, State};
@@ -40,6 +41,7 @@ pub struct Update<'a> {
 /// When too many updates in a row are left out, or ranks cannot talk.
 pub fn update_if_finite(state: &mut State, gradient: Tensor, update: &Update<'_>) -> Result<bool, TrainerError> {
     let Update { stage, step, grad_norm, learning_rate, batch, slices, events } = *update;
+    let _time = slices.time(parts::Part::Optimizer);
     if !state.finite.allows(grad_norm, step, stage.max_skipped_updates(), (batch, slices), events)? {
         return Ok(false);
     }

@@ -3,6 +3,7 @@
 mod drift;
 mod evaluating;
 pub(crate) mod kept;
+mod reporting;
 mod resume;
 pub(crate) mod saving;
 mod start;
@@ -18,18 +19,19 @@ use tch::{Device, Kind};
 use crate::TrainerError;
 use crate::activity::{Activity, Phase};
 use crate::checkpoint::{About, Claim, Committed, Found, Lease, Retention, RunPrefix, Standing, Terms};
-use crate::events::{Event, Events, losses};
+use crate::events::{Event, Events};
 use crate::facts::{self, Facts};
 use crate::feed::{self, Feed};
 use crate::finite::FiniteGuard;
 use crate::frozen::FrozenImageEncoder;
-use crate::memory;
-use crate::metrics::{MetricsWriter, Record, SessionStart, TensorBoard};
+use crate::metrics::{MetricsWriter, SessionStart, TensorBoard};
 use crate::model::tensors::{Spec, Tensors};
+use crate::parts::{Part, Parts};
 use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::state::State;
 use crate::step::Losses;
+use crate::utilisation::Utilisation;
 use evaluating::Scores;
 use kept::{Copied, restore, segments_of};
 use resume::Resumed;
@@ -74,6 +76,9 @@ pub struct Session<'a> {
     pub events: Events,
     /// What this rank is doing.
     pub activity: Arc<Activity>,
+    /// Where this rank's time goes.
+    pub parts: Parts,
+    utilisation: Utilisation,
     prefix: RunPrefix,
     writer: Option<Writer>,
     resume: Option<Resumed>,
@@ -88,7 +93,8 @@ struct Writer {
     lease: Arc<Lease>,
     metrics: MetricsWriter,
     last_save: Instant,
-    last_report: Option<(u64, Instant)>,
+    /// The step of its stage.
+    last_report: Option<u64>,
 }
 
 /// A stage of the run, and where it continues.
@@ -116,12 +122,16 @@ impl<'a> Session<'a> {
         let (restored, scores) = (serde_json::Value::Null, Scores::default());
         let (writer, resume) = (None, None);
         let saving = Saving::new(&prefix, Retention::from(&run.checkpoint), events)?;
+        let parts = Parts::new(device, Arc::clone(&activity));
+        let utilisation = Utilisation::new(ranks.world_size(), device);
         let mut session = Self {
             run,
             ranks,
             device,
             events,
             activity,
+            parts,
+            utilisation,
             prefix,
             writer,
             resume,
@@ -256,50 +266,6 @@ impl<'a> Session<'a> {
         start::shared(found, self.ranks)
     }
 
-    /// Reports a step when one is due. Every rank takes part, as losses are means over all slices.
-    ///
-    /// # Errors
-    /// When a value is not finite, or metrics cannot be written.
-    pub fn report(&mut self, at: &StagePosition<'_>, outcome: &Outcome<'_>) -> Result<(), TrainerError> {
-        self.activity.step_done(at.step);
-        let (every, steps) = (self.run.metrics.every_steps, at.stage.steps());
-        if !at.step.is_multiple_of(every) && at.step != steps && at.step != 1 {
-            return Ok(());
-        }
-        let means = outcome.losses.means(outcome.slices)?;
-        let totals = outcome.feed.totals(self.ranks, at.step)?;
-        let grad_norm = outcome.grad_norm;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        let images_per_s = writer.images_per_s(at);
-        let names = outcome.losses.names;
-        let mut values: Vec<(String, f64)> =
-            names.iter().zip(&means).map(|(name, value)| (format!("loss/{name}"), *value)).collect();
-        values.extend([("lr".to_owned(), outcome.learning_rate), ("grad_norm".to_owned(), grad_norm)]);
-        if outcome.skipped > 0 {
-            values.push(("skipped_updates".to_owned(), outcome.skipped as f64));
-        }
-        values.extend(memory::metrics(self.device));
-        values.extend(feed::metrics(&totals));
-        if let Some(rate) = images_per_s {
-            values.push(("images_per_s".to_owned(), rate));
-        }
-        values.extend(self.saving.counts.metrics());
-        writer.metrics.write(&Record::new(at.index, at.stage.name(), at.step, values))?;
-        writer.metrics.flush()?;
-        if let Some(warning) = writer.metrics.take_warning() {
-            self.events.message(warning);
-        }
-        self.events.send(&Event::Progress {
-            name: at.stage.name().to_owned(),
-            step: at.step,
-            steps,
-            losses: losses(names, &means),
-            lr: Some(outcome.learning_rate),
-            images_per_s,
-        });
-        Ok(())
-    }
-
     /// Begins a checkpoint when one is due, and commits the one that is being written when all ranks have stored their parts.
     /// At the end of a stage, or when a rank was asked to leave, it waits until this step's checkpoint stands. Every rank
     /// takes part.
@@ -312,6 +278,7 @@ impl<'a> Session<'a> {
         state: &State,
         outcome: &Outcome<'_>,
     ) -> Result<(), TrainerError> {
+        let _time = self.parts.enter(Part::Checkpoint);
         let settings = &self.run.checkpoint;
         let by_steps = settings.every_steps.is_some_and(|every| at.step.is_multiple_of(every));
         let by_time =
@@ -435,17 +402,6 @@ pub struct Outcome<'a> {
     pub learning_rate: f64,
     /// Updates of the stage that were left out so far because their gradient was not finite.
     pub skipped: u64,
-}
-
-impl Writer {
-    /// Images over all ranks and second since the last report; none at the first one of a launch.
-    fn images_per_s(&mut self, at: &StagePosition<'_>) -> Option<f64> {
-        let now = Instant::now();
-        let last = self.last_report.replace((at.step, now));
-        let (step, time) = last.filter(|(step, _)| *step < at.step)?;
-        let images = (at.step - step) * at.stage.global_batch() as u64;
-        Some(images as f64 / now.duration_since(time).as_secs_f64())
-    }
 }
 
 /// The types that gradients of a stage pass through.

@@ -24,6 +24,7 @@ pub use traffic::Traffic;
 use wire::{Like, append};
 
 use crate::TrainerError;
+use crate::parts::{Part, Parts, Running};
 
 /// Elements of a flat space that ranks exchange at once: bounds the memory of a sum.
 const BLOCK: i64 = 1 << 22;
@@ -40,6 +41,7 @@ pub struct SliceMap<'a> {
     slices: usize,
     reduction: Reduction,
     traffic: Cell<Traffic>,
+    parts: Parts,
 }
 
 impl<'a> SliceMap<'a> {
@@ -54,7 +56,17 @@ impl<'a> SliceMap<'a> {
                 ),
             });
         }
-        Ok(Self { ranks, slices, reduction, traffic: Cell::default() })
+        Ok(Self { ranks, slices, reduction, traffic: Cell::default(), parts: Parts::default() })
+    }
+
+    /// The same, whose time is noted there.
+    pub fn timed(self, parts: &Parts) -> Self {
+        Self { parts: parts.clone(), ..self }
+    }
+
+    /// Time from here on belongs to this part of the step, until the result is dropped.
+    pub fn time(&self, part: Part) -> Running {
+        self.parts.enter(part)
     }
 
     /// All slices.
@@ -146,6 +158,7 @@ impl<'a> SliceMap<'a> {
     /// # Errors
     /// When ranks cannot talk.
     pub fn norm(&self, part: &Tensor) -> Result<f64, TrainerError> {
+        let _time = self.time(Part::Optimizer);
         // Block by block, which stays in a processor's cache; a GPU takes a chunk at once. No dot product: MKL's bits depend on
         // addresses.
         let square = |chunk: &Tensor| {

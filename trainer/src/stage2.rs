@@ -123,15 +123,15 @@ impl Stage2 {
     /// The loss of one slice with either kind of language model.
     ///
     /// # Shapes
-    /// `patches`: `[b, P, V]`, the frozen encoder's output.
-    pub fn slice_loss(
+    /// `prefix`: `[b, Q, D]`, the soft prompt; result: a scalar.
+    pub fn prompted_loss(
         &self,
         language_model: &LanguageTower,
-        patches: &Tensor,
+        prefix: &Tensor,
         words: &Words,
         label_smoothing: f64,
     ) -> Tensor {
-        let prefix = self.prefix(patches, words.question.as_ref());
+        let prefix = prefix.shallow_clone();
         match (language_model, words) {
             (LanguageTower::Opt(model), Words { text, prompt_tokens, .. }) => {
                 self.loss(model, prefix, text, prompt_tokens, label_smoothing)

@@ -14,6 +14,7 @@ use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
 use crate::model::language_tower::LanguageTower;
+use crate::parts::Part;
 use crate::precision::compute_kind;
 use crate::slices::SliceMap;
 use crate::stage1::{Encoded as Passes, NegativeRows, Stage1, Text};
@@ -131,6 +132,7 @@ pub fn representation_with(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
+    let _time = map.time(Part::QFormer);
     state.begin_step(compute_kind(variant.model.qformer.dtype, state.weights.device()));
     let step = Representation { state, variant, key, map };
     // One graph at a time is kept: a rank with several slices repeats their first passes below.
@@ -332,15 +334,25 @@ pub fn generative(
     map: &SliceMap<'_>,
     key: StepKey,
 ) -> Result<(Losses, Tensor), TrainerError> {
+    let _time = map.time(Part::QFormer);
     state.begin_step(compute_kind(model.qformer.dtype, state.weights.device()));
     let mut losses = Vec::with_capacity(slices.len());
     let mut gradient = map.sum();
     for slice in slices {
         let stage2 = Stage2::of_stage(&state.parameters().scope(""), model, stage, true)?;
         let generator = key.dropout(slice.index, pass::GENERATIVE);
-        let loss = stage2.slice_loss(language_model, &slice.patches, &slice.words, stage.label_smoothing);
-        drop(generator);
-        backward(&loss, state);
+        let prefix = stage2.prefix(&slice.patches, slice.words.question.as_ref());
+        // The graph is cut at the soft prompt, so that each model's passes can be timed: first the language model's way back,
+        // then the Q-Former's from the gradient that it leaves there. The chain rule hands on the same tensor without a cut.
+        let prompt = prefix.detach().set_requires_grad(true);
+        let loss = {
+            let _time = map.time(Part::LanguageModel);
+            let loss = stage2.prompted_loss(language_model, &prompt, &slice.words, stage.label_smoothing);
+            drop(generator);
+            backward(&loss, state);
+            loss
+        };
+        send_back(&prefix, &prompt.grad());
         losses.push(Tensor::stack(&[&loss, &loss], 0).detach());
         gradient.add(slice.index, state.take_gradients());
     }
@@ -357,6 +369,12 @@ fn backward(loss: &Tensor, state: &State) {
         1.0 => loss.backward(),
         scale => (loss * scale).backward(),
     }
+}
+
+/// Back-propagates from an output whose gradient is known, scale included.
+fn send_back(output: &Tensor, gradient: &Tensor) {
+    // The gradient of this sum with respect to `output` is `gradient`, times 1.
+    (output * gradient).sum(gradient.kind()).backward();
 }
 
 impl Losses {
@@ -406,7 +424,10 @@ pub fn build_slices(
     let Encoders { run, stage, towers, .. } = *encoders;
     let mut read = Vec::with_capacity(map.own().len());
     for index in map.own() {
-        let mut batch = feed.next_batch()?;
+        let mut batch = {
+            let _time = map.time(Part::DataWait);
+            feed.next_batch()?
+        };
         if run.data.shuffle_captions {
             let others = batch.captions.len().saturating_sub(1).max(1) as u64;
             let key = [batch.step, batch.slice];
@@ -425,8 +446,14 @@ pub fn build_slices(
     let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
     let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
     let (lengths, device) = ([most(0), most(1), most(2)], towers.device);
+    if stage.train_image_encoder() {
+        // The update of the step before has changed the weights since copies of them were taken.
+        encoders.state.begin_step(compute_kind(run.model.qformer.dtype, device));
+    }
     let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| {
+        let time = map.time(Part::ImageEncoder);
         let (patches, pixels) = encoders.patches(batches::pixels(batch, run.data.image_size, device))?;
+        drop(time);
         Ok(Slice {
             index: *index,
             patches,

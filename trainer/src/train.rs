@@ -40,7 +40,7 @@ fn train_stage(
 ) -> Result<(), TrainerError> {
     let (stage, ranks) = (at.stage, session.ranks);
     session.activity.enter(Phase::Loading);
-    let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?;
+    let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?.timed(&session.parts);
     let mut state = session.build_state(&at, &build_specs(run, stage)?, &towers.image_encoder, &slices)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
@@ -71,7 +71,10 @@ fn train_stage(
 }
 
 /// The weights that a stage trains.
-fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
+///
+/// # Errors
+/// Texts that the language model cannot be given.
+pub(crate) fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
     let mut specs = match stage {
         Stage::Representation(_) => Stage1::specs(&run.model)?,
         Stage::Generative(stage) => {
@@ -119,5 +122,5 @@ fn announce(session: &Session<'_>, at: &StagePosition<'_>, parameters: i64) {
         session.ranks.world_size()
     );
     session.events.send(&Event::Phase { name: stage.name().to_owned(), what, steps: stage.steps() });
-    session.activity.enter_stage(Phase::Step, stage.name(), at.step);
+    session.begin_steps(at);
 }

@@ -16,6 +16,7 @@ use crate::model::declare;
 use crate::model::eva_vit::{clear_key_bias, has_no_key_bias};
 use crate::model::image_tower::ImageTower;
 use crate::model::tensors::{Scope, Spec};
+use crate::parts::Part;
 use crate::precision::compute_kind;
 use crate::slices::{DrawnGradient, SliceMap};
 use crate::state::State;
@@ -60,6 +61,7 @@ pub fn gradient(
     drawn: &[DrawnGradient],
     map: &SliceMap<'_>,
 ) -> Result<Tensor, TrainerError> {
+    let _time = map.time(Part::ImageEncoder);
     let mut sum = map.sum();
     for slice in slices {
         let pixels =

@@ -8,12 +8,15 @@ use tch::{Device, Kind, Tensor};
 use trainer::events::Events;
 use trainer::finite::FiniteGuard;
 use trainer::generator::seeded;
-use trainer::model::Tensors;
+use trainer::model::language_tower::LanguageTower;
+use trainer::model::{Scope, Tensors, declare};
 use trainer::optimizer::{Update, update_if_finite};
+use trainer::precision::{compute_kind, kind_of};
 use trainer::slices::SliceMap;
 use trainer::stage1::{Stage1, Text};
+use trainer::stage2::Stage2;
 use trainer::state::State;
-use trainer::step::{Slice, StepKey, representation};
+use trainer::step::{Slice, StepKey, generative, representation};
 
 const SLICES: usize = 3;
 const ROWS: i64 = 2;
@@ -109,5 +112,39 @@ fn nothing_of_a_batch_that_is_not_finite_reaches_the_weights() {
         // The same call does update by a gradient that is finite.
         assert!(update(&mut state, &gradient.ones_like(), 1.0).unwrap());
         assert!(values(&state.weights) != before && state.updates == 1);
+    }
+}
+
+#[test]
+fn the_cut_of_stage_2_at_the_soft_prompt_changes_no_bit() {
+    for (dtype, guard) in [("f32", FiniteGuard::default()), ("bf16", FiniteGuard::of_kinds(&[Kind::Half]))] {
+        let formats = ["qformer", "language_model"].map(|part| format!("model.{part}.dtype={dtype}"));
+        let sets = configs::SMALL.iter().map(|set| (*set).to_owned()).chain(formats);
+        let overrides = Overrides::new(sets.chain(["model.qformer.dropout=0.0".to_owned()]));
+        let run = configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &overrides).unwrap();
+        let Stage::Generative(stage) = &run.stages[1] else { panic!("the second stage is generative") };
+        let settings = run.model.language_model.settings();
+        let build = |scope: &Scope<'_>| {
+            LanguageTower::new(&scope.at("language_model"), run.model.language_model.sizes(), run.model.attention)
+        };
+        let weights = Tensors::random(&declare(build).unwrap(), 1, Device::Cpu);
+        let weights = weights.cast(kind_of(settings.dtype)).cast(compute_kind(settings.dtype, Device::Cpu));
+        let language_model = build(&weights.scope("")).unwrap();
+        let specs = Stage2::specs(&run.model).unwrap();
+        let mut state = State::new(&specs, &Tensors::random(&specs, 1, Device::Cpu), 1, 0..1, Device::Cpu);
+        state.finite = guard;
+        let (_, _, mut slices) = step(&run, FiniteGuard::default(), None);
+        slices.truncate(1);
+        let map = SliceMap::new(&Single, 1, Reduction::Exact).unwrap();
+        let key = StepKey { seed: 1, stage: 2, step: 0 };
+        let (_, cut) = generative(&state, &run.model, stage, &language_model, &slices, &map, key).unwrap();
+        let stage2 = Stage2::of_stage(&state.parameters().scope(""), &run.model, stage, true).unwrap();
+        let prefix = stage2.prefix(&slices[0].patches, None);
+        let loss = stage2.prompted_loss(&language_model, &prefix, &slices[0].words, stage.label_smoothing);
+        (loss * state.finite.loss_scale()).backward();
+        let whole = state.take_gradients() / state.finite.loss_scale();
+        assert!(values(&cut).iter().any(|value| *value != 0.0), "{dtype}: a gradient that is not 0");
+        let same = values(&cut).iter().zip(values(&whole)).all(|(cut, whole)| cut.to_bits() == whole.to_bits());
+        assert!(same, "{dtype}: the gradients differ");
     }
 }

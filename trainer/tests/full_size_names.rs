@@ -5,7 +5,7 @@ mod reference;
 
 use std::collections::BTreeMap;
 
-use configs::{LanguageModelSizes, Overrides, Run};
+use configs::{LanguageModelSizes, Overrides, Run, Stage, parameters};
 use trainer::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use trainer::model::image_tower::ImageTower;
 use trainer::model::opt::Opt;
@@ -91,4 +91,39 @@ fn the_retrieval_model_has_the_names_of_transformers() {
     // Hugging Face has no place for the temperature and the captioning head.
     let own = own.into_iter().filter(|spec| spec.name != "temp" && !spec.name.starts_with("cls.predictions."));
     assert_eq!(shapes(own), recorded(&fixture, "blip2_itm_vit_g"));
+}
+
+fn elements(specs: &[Spec]) -> u64 {
+    specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum()
+}
+
+#[test]
+fn plans_count_what_models_hold() {
+    for (name, _) in configs::PRESETS {
+        let run = preset(name);
+        let model = &run.model;
+        assert_eq!(parameters::Tensors::image_encoder(model).count(), elements(&image_encoder(&run)), "{name}");
+        let words = match model.language_model.sizes() {
+            LanguageModelSizes::Opt(sizes) => sizes.vocab_size,
+            LanguageModelSizes::T5(sizes) => sizes.vocab_size,
+        };
+        let built = language_model(&run, words as i64);
+        assert_eq!(parameters::Tensors::language_model(model).count(), elements(&built), "{name}");
+        for stage in &run.stages {
+            let specs = match stage {
+                Stage::Representation(_) => Stage1::specs(model).unwrap(),
+                Stage::Generative(stage) => Stage2::specs_of_stage(model, stage).unwrap(),
+            };
+            let counted = parameters::Tensors::qformer(model, stage);
+            assert_eq!(counted.count(), elements(&specs), "{name}, {}", stage.name());
+            let encoder = if stage.train_image_encoder() { image_encoder(&run) } else { Vec::new() };
+            let all = [specs, encoder].concat();
+            let trained = parameters::Tensors::trained(model, stage);
+            assert_eq!(trained.count(), elements(&all), "{name}, {}", stage.name());
+            // Where each tensor lies, as `State` lays them out for 16 slices.
+            let places: i64 = all.iter().map(|spec| (spec.shape.iter().product::<i64>() + 63) / 64 * 64).sum();
+            let len = (places + 1023) / 1024 * 1024;
+            assert_eq!(trained.flat_len(16), len.unsigned_abs(), "{name}, {}", stage.name());
+        }
+    }
 }

@@ -10,10 +10,11 @@ mod stream;
 mod windows;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -135,6 +136,8 @@ pub struct Loader {
     ledger: Ledger,
     max_bad_fraction: f64,
     quarantine: Option<String>,
+    /// Nanoseconds that decode threads have worked.
+    decoding: Arc<AtomicU64>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -171,7 +174,9 @@ impl Loader {
         let queue =
             Queue { step: first_step, slice: slices.start, slices, lanes_per_slice, windows, batches: to_consumer };
         let (max_bad_fraction, quarantine) = (settings.max_bad_fraction, settings.quarantine.clone());
-        let workers = spawn_workers(Arc::new(Mutex::new(queue)), settings, stream.clone(), &stop)?;
+        let decoding = Arc::new(AtomicU64::new(0));
+        let loader = SampleLoader { settings, stream: stream.clone(), decoding: decoding.clone() };
+        let workers = spawn_workers(Arc::new(Mutex::new(queue)), loader, &stop)?;
         Ok(Self {
             batches: Some(batches),
             workers,
@@ -181,6 +186,7 @@ impl Loader {
             stream,
             max_bad_fraction,
             quarantine,
+            decoding,
             runtime: Some(runtime),
         })
     }
@@ -205,6 +211,12 @@ impl Loader {
     /// Tells other threads what the loader waits for, for as long as it lives.
     pub fn awaited(&self) -> Awaited {
         Awaited(Arc::downgrade(&self.plan))
+    }
+
+    /// How long decode threads have worked since this was asked last, added up over them; they work ahead of the batches that
+    /// were taken.
+    pub fn take_decode_time(&self) -> Duration {
+        Duration::from_nanos(self.decoding.swap(0, Ordering::Relaxed))
     }
 
     /// What has been delivered and skipped since the start.
@@ -251,19 +263,19 @@ impl Drop for Loader {
 
 fn spawn_workers(
     queue: Arc<Mutex<Queue>>,
-    settings: LoaderSettings,
-    stream: Arc<Stream>,
+    loader: SampleLoader,
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let failed = |e: &dyn std::fmt::Display| DataError::Setting(format!("cannot start decode threads: {e}"));
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(settings.decode_threads)
+        .num_threads(loader.settings.decode_threads)
         .thread_name(|i| format!("blip2-decode-{i}"))
         .build()
         .map_err(|e| failed(&e))?;
     let pool = Arc::new(pool);
+    let settings = &loader.settings;
     let pixels = PixelPool::new(settings.slice_batch() as usize * settings.transform.out_len());
-    let loader = Arc::new(SampleLoader { settings, stream });
+    let loader = Arc::new(loader);
     let mut workers = Vec::new();
     for number in 0..BATCHES_IN_WORK {
         let (queue, pool, loader, pixels, stop) =
@@ -287,8 +299,13 @@ fn spawn_workers(
 fn fill(loader: &SampleLoader, work: &Work, pool: &PixelPool) -> Result<Batch> {
     let mut images = pool.take();
     let floats = loader.settings.transform.out_len();
-    let loaded: Vec<Result<sample::Sample>> =
-        images.par_chunks_mut(floats).zip(&work.draws).map(|(slot, draw)| loader.load(draw, slot)).collect();
+    let load = |(slot, draw): (&mut [f32], &windows::WindowDraw)| {
+        let began = Instant::now();
+        let sample = loader.load(draw, slot);
+        loader.decoding.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        sample
+    };
+    let loaded: Vec<Result<sample::Sample>> = images.par_chunks_mut(floats).zip(&work.draws).map(load).collect();
     let mut batch = Batch::empty(work.step, work.slice, images);
     for sample in loaded {
         batch.push(sample?);

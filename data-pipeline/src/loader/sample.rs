@@ -1,6 +1,7 @@
 //! One row becomes one sample, or the next usable row of its window takes its place.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{Array, AsArray, ListArray};
 
@@ -30,6 +31,8 @@ pub(super) struct Sample {
 pub(super) struct SampleLoader {
     pub(super) settings: LoaderSettings,
     pub(super) stream: Arc<Stream>,
+    /// Nanoseconds that decode threads have worked.
+    pub(super) decoding: Arc<AtomicU64>,
 }
 
 impl SampleLoader {

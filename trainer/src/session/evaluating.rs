@@ -10,6 +10,7 @@ use crate::eval::Subject;
 use crate::eval::during::During;
 use crate::eval::shares::Shares;
 use crate::metrics::Record;
+use crate::parts::Part;
 use crate::precision::compute_kind;
 use crate::state::State;
 use crate::towers::Towers;
@@ -52,6 +53,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.activity.enter(Phase::Evaluation);
+        let _time = self.parts.enter(Part::Evaluation);
         let during = match self.scores.set.take() {
             Some((stage, during)) if stage == at.index => during,
             _ => During::open(self.run, at.stage)?,
