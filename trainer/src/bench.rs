@@ -214,7 +214,12 @@ struct Side<'a> {
     phases: Vec<[f64; 3]>,
     parts: Parts,
     times: Vec<Times>,
+    /// Slices of the next step, where stage 1 has given them to the encoder meanwhile.
+    ahead: Option<Vec<Slice>>,
 }
+
+/// Pixels and captions of slices, each with its number.
+type Inputs = Vec<(usize, (Tensor, Words))>;
 
 impl<'a> Side<'a> {
     fn new(
@@ -230,11 +235,14 @@ impl<'a> Side<'a> {
         let start = Tensors::random(&bench.specs, 1, device);
         let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), device);
         let (seconds, cpu_seconds, losses, phases, times) = Default::default();
-        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times })
+        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times, ahead: None })
     }
 
     fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
-        let inputs: Vec<_> = self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect();
+        let inputs = |step: u64| -> Inputs { self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect() };
+        let own = if self.ahead.is_some() { Vec::new() } else { inputs(step) };
+        // As training does; not where parts are timed one by one.
+        let mut next = (!bench.options.phases && !bench.stage.train_image_encoder()).then(|| inputs(step + 1));
         let device = bench.options.device;
         device::wait_for(device);
         self.parts.begin();
@@ -245,8 +253,9 @@ impl<'a> Side<'a> {
             }
             began.elapsed().as_secs_f64()
         };
-        let slices = self.encode(bench, inputs)?;
+        let slices = self.ahead.take().map_or_else(|| self.encode(bench, own), Ok)?;
         let encoded = lap();
+        let mut ahead = None;
         let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
         let model = &bench.run.model;
         let (losses, gradient): (Losses, Tensor) = match bench.stage {
@@ -254,12 +263,14 @@ impl<'a> Side<'a> {
                 let choose =
                     |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
                 let variant = Variant { model, stage, choose: &choose, project_once: bench.options.project_once };
-                representation_with(&self.state, &variant, &slices, &self.map, key)?
+                let mut meanwhile = || ahead = next.take().map(|next| self.encode(bench, next));
+                representation_with(&self.state, &variant, &slices, &self.map, key, &mut meanwhile)?
             }
             Stage::Generative(stage) => {
                 generative(&self.state, model, stage, &bench.language_model, &slices, &self.map, key)?
             }
         };
+        self.ahead = ahead.transpose()?;
         let differentiated = lap();
         let _norm = self.map.norm(&gradient)?;
         {
@@ -278,7 +289,7 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    fn encode(&self, bench: &Bench<'_>, inputs: Vec<(usize, (Tensor, Words))>) -> Result<Vec<Slice>, TrainerError> {
+    fn encode(&self, bench: &Bench<'_>, inputs: Inputs) -> Result<Vec<Slice>, TrainerError> {
         let _time = self.map.time(Part::ImageEncoder);
         let trains = bench.stage.train_image_encoder();
         if trains {

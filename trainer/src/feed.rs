@@ -30,6 +30,8 @@ pub struct Feed {
     activity: Arc<Activity>,
     stage: String,
     names: Vec<String>,
+    /// What counts as delivered while slices are read ahead; all that was delivered otherwise.
+    held: Option<Vec<SourceLedger>>,
     /// Counts of all ranks before this launch; on rank 0.
     before: Vec<SourceLedger>,
     output: Location,
@@ -72,7 +74,17 @@ impl Feed {
         let before = names.iter().map(|name| known.get(name).cloned().unwrap_or_default()).collect();
         let activity = Arc::clone(&session.activity);
         activity.read_from(loader.awaited());
-        Ok(Self { loader, activity, stage: at.stage.name().into(), names, before, output, list, quarantine: None })
+        Ok(Self {
+            loader,
+            activity,
+            stage: at.stage.name().into(),
+            names,
+            held: None,
+            before,
+            output,
+            list,
+            quarantine: None,
+        })
     }
 
     /// The next own slice. Samples that had to be replaced are written to the run's list.
@@ -107,12 +119,22 @@ impl Feed {
         self.loader.take_decode_time()
     }
 
+    /// What is delivered from here on does not count yet.
+    pub fn hold_counts(&mut self) {
+        self.held = Some(self.loader.ledger().sources.clone());
+    }
+
+    /// All that was delivered counts.
+    pub fn count_all(&mut self) {
+        self.held = None;
+    }
+
     /// What all ranks were given up to a step of the stage. Every rank takes part.
     ///
     /// # Errors
     /// When ranks cannot talk.
     pub fn totals(&self, ranks: &dyn Collective, step: u64) -> Result<Vec<SourceTotal>, TrainerError> {
-        let own = serde_json::to_string(&self.loader.ledger().sources)?;
+        let own = serde_json::to_string(self.held.as_ref().unwrap_or(&self.loader.ledger().sources))?;
         let mut totals = self.before.clone();
         for text in gather_texts(ranks, &own)? {
             let of_rank: Vec<SourceLedger> = serde_json::from_str(&text)?;

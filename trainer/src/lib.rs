@@ -35,6 +35,7 @@ pub mod optimizer;
 pub mod parts;
 pub mod precision;
 pub mod pretrain;
+pub mod reader;
 pub mod schedule;
 pub mod segment_file;
 pub mod self_check;

@@ -2,14 +2,11 @@
 //!
 //! Letters: `b` rows of a slice, `G` rows of the global batch, `P` visual tokens of width `V`.
 
-use configs::{GenerativeStage, Model, RepresentationStage, Run, Stage};
-use data_pipeline::loader::Batch;
+use configs::{GenerativeStage, Model, RepresentationStage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
-use crate::batches;
-use crate::feed::Feed;
 use crate::generator::{Seeded, seeded};
 use crate::losses::itc::{self, Contrast, Features, contrast};
 use crate::losses::negatives;
@@ -20,8 +17,6 @@ use crate::slices::SliceMap;
 use crate::stage1::{Encoded as Passes, NegativeRows, Stage1, Text};
 use crate::stage2::{Stage2, Words};
 use crate::state::State;
-use crate::text::Encoded;
-use crate::towers::Towers;
 use crate::trained_image_encoder;
 
 /// One slice of one step on its device.
@@ -75,6 +70,11 @@ pub struct StepKey {
 }
 
 impl StepKey {
+    /// The step behind this one.
+    pub fn next(self) -> Self {
+        Self { step: self.step + 1, ..self }
+    }
+
     /// Makes dropout of the coming passes of a slice a function of the step, the slice and their number, until the result
     /// is dropped. Nothing may wait for other ranks before that.
     fn dropout(&self, slice: usize, pass: u64) -> Seeded {
@@ -95,18 +95,22 @@ mod pass {
 
 /// The losses of stage 1 and the mean gradient over all slices, of the chunks that this rank updates.
 ///
+/// The wrong partners are drawn on the processor, and until it has launched what follows a GPU would have nothing to do:
+/// `meanwhile` is called there, once, to give it other work.
+///
 /// # Errors
 /// When ranks cannot talk, or libtorch fails.
 pub fn representation(
     state: &State,
-    model: &Model,
-    stage: &RepresentationStage,
+    (model, stage): (&Model, &RepresentationStage),
     slices: &[Slice],
     map: &SliceMap<'_>,
     key: StepKey,
+    meanwhile: &mut dyn FnMut(),
 ) -> Result<(Losses, Tensor), TrainerError> {
     let draw = |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
-    representation_with(state, &Variant { model, stage, choose: &draw, project_once: true }, slices, map, key)
+    let variant = Variant { model, stage, choose: &draw, project_once: true };
+    representation_with(state, &variant, slices, map, key, meanwhile)
 }
 
 /// What stage 1 computes, with choices that belong to tests and benchmarks.
@@ -131,6 +135,7 @@ pub fn representation_with(
     slices: &[Slice],
     map: &SliceMap<'_>,
     key: StepKey,
+    meanwhile: &mut dyn FnMut(),
 ) -> Result<(Losses, Tensor), TrainerError> {
     let _time = map.time(Part::QFormer);
     state.begin_step(compute_kind(variant.model.qformer.dtype, state.weights.device()));
@@ -146,6 +151,7 @@ pub fn representation_with(
     }
     let global = step.gather(slices, &features)?;
     let draws = step.draw(slices, &features, &global)?;
+    meanwhile();
     let patches: Vec<Tensor> = slices.iter().map(|slice| slice.patches.detach()).collect();
     let trains_encoder = variant.stage.train_image_encoder;
     let mut returned = Vec::new();
@@ -387,82 +393,4 @@ impl Losses {
         let means = all.mean_dim([0_i64].as_slice(), false, Kind::Double);
         Vec::try_from(means).map_err(|source| TrainerError::Torch { doing: "reading the losses", source })
     }
-}
-
-/// What the images and texts of a step are put through.
-pub struct Encoders<'a> {
-    /// The run.
-    pub run: &'a Run,
-    /// The stage.
-    pub stage: &'a Stage,
-    /// What is frozen, and the tokenizers.
-    pub towers: &'a Towers,
-    /// What is trained: the image encoder, where the stage trains it.
-    pub state: &'a State,
-}
-
-impl Encoders<'_> {
-    /// The image encoder's output, and what it was given where it is trained.
-    fn patches(&self, pixels: Tensor) -> Result<(Tensor, Option<Tensor>), TrainerError> {
-        match self.stage.train_image_encoder() {
-            false => Ok((self.towers.image_encoder.forward(&pixels), None)),
-            true => Ok((trained_image_encoder::encode(self.state, &self.run.model, &pixels)?, Some(pixels))),
-        }
-    }
-}
-
-/// Reads the own slices of the next step and puts them through the image encoder.
-///
-/// # Errors
-/// When the data stops, or ranks cannot talk.
-pub fn build_slices(
-    feed: &mut Feed,
-    encoders: &Encoders<'_>,
-    map: &SliceMap<'_>,
-    key: StepKey,
-) -> Result<Vec<Slice>, TrainerError> {
-    let Encoders { run, stage, towers, .. } = *encoders;
-    let mut read = Vec::with_capacity(map.own().len());
-    for index in map.own() {
-        let mut batch = {
-            let _time = map.time(Part::DataWait);
-            feed.next_batch()?
-        };
-        if run.data.shuffle_captions {
-            let others = batch.captions.len().saturating_sub(1).max(1) as u64;
-            let key = [batch.step, batch.slice];
-            let turn = 1 + CounterRng::new(run.run.seed, Purpose::Caption, &key).below(others) as usize;
-            let length = batch.captions.len();
-            batch.captions.rotate_left(turn % length.max(1));
-        }
-        let cut = |caption: usize| {
-            CounterRng::new(run.run.seed, Purpose::Prefix, &[key.stage, key.step, batch.samples[caption]])
-        };
-        let tokens = towers.encode_texts(stage, &batch.questions, &batch.captions, cut);
-        read.push((index, batch, tokens));
-    }
-    // All slices are padded alike: to the longest text of the global batch.
-    let longest = |tokens: &Encoded| Tensor::from_slice(&tokens.longest().map(|length| length as i64));
-    let lengths = map.gather(&read.iter().map(|(_, _, tokens)| longest(tokens)).collect::<Vec<_>>())?;
-    let most = |place: i64| lengths.iter().map(|both| both.int64_value(&[place])).max().unwrap_or(1) as usize;
-    let (lengths, device) = ([most(0), most(1), most(2)], towers.device);
-    if stage.train_image_encoder() {
-        // The update of the step before has changed the weights since copies of them were taken.
-        encoders.state.begin_step(compute_kind(run.model.qformer.dtype, device));
-    }
-    let slice = |(index, batch, tokens): &(usize, Batch, Encoded)| {
-        let time = map.time(Part::ImageEncoder);
-        let (patches, pixels) = encoders.patches(batches::pixels(batch, run.data.image_size, device))?;
-        drop(time);
-        Ok(Slice {
-            index: *index,
-            patches,
-            pixels,
-            words: batches::words(tokens, lengths, device),
-            samples: batch.samples.clone(),
-            image_ids: matches!(stage, Stage::Representation(stage) if stage.match_by_image_id)
-                .then(|| batches::image_ids(batch, device)),
-        })
-    };
-    read.iter().map(slice).collect()
 }

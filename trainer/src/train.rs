@@ -8,11 +8,12 @@ use crate::events::Event;
 use crate::feed::Feed;
 use crate::model::tensors::Spec;
 use crate::optimizer::{Update, update_if_finite};
+use crate::reader::Reader;
 use crate::schedule::learning_rate;
 use crate::session::{Outcome, Rank, Session, StagePosition};
 use crate::slices::SliceMap;
 use crate::sources::{Sources, open_sources};
-use crate::step::{Encoders, StepKey, build_slices, generative, representation};
+use crate::step::{StepKey, generative, representation};
 use crate::towers::{Towers, build_towers};
 use crate::{stage1::Stage1, stage2::Stage2, trained_image_encoder};
 
@@ -43,14 +44,17 @@ fn train_stage(
     let slices = SliceMap::new(ranks, stage.slices(), run.cluster.reduction)?.timed(&session.parts);
     let mut state = session.build_state(&at, &build_specs(run, stage)?, &towers.image_encoder, &slices)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
-    let mut feed = Feed::start(run, &at, sources, slices.own(), session)?;
+    let feed = Feed::start(run, &at, sources, slices.own(), session)?;
+    let mut reader = Reader::new(run, stage, towers, &slices, feed);
     announce(session, &at, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
-        let encoders = Encoders { run, stage, towers, state: &state };
-        let batch = build_slices(&mut feed, &encoders, &slices, key)?;
+        let batch = reader.slices(&state, key)?;
         let (losses, gradient) = match stage {
-            Stage::Representation(stage) => representation(&state, &run.model, stage, &batch, &slices, key)?,
+            Stage::Representation(stage) => {
+                let mut meanwhile = || reader.read_ahead(key.next());
+                representation(&state, (&run.model, stage), &batch, &slices, key, &mut meanwhile)?
+            }
             Stage::Generative(stage) => {
                 generative(&state, &run.model, stage, towers.language_model.model(), &batch, &slices, key)?
             }
@@ -62,7 +66,8 @@ fn train_stage(
         update_if_finite(&mut state, gradient, &update)?;
         at.step += 1;
         let skipped = state.finite.skipped();
-        let outcome = Outcome { losses: &losses, slices: &slices, feed: &feed, grad_norm, learning_rate, skipped };
+        let outcome =
+            Outcome { losses: &losses, slices: &slices, feed: reader.feed(), grad_norm, learning_rate, skipped };
         session.report(&at, &outcome)?;
         session.evaluate_if_due(&at, &state, towers)?;
         session.checkpoint_if_due(&at, &state, &outcome)?;

@@ -56,7 +56,7 @@ fn step(run: &Run, guard: FiniteGuard, broken: Option<f64>) -> (Tensor, State, V
     };
     let slices: Vec<Slice> = (0..SLICES).map(slice).collect();
     let key = StepKey { seed: 1, stage: 1, step: 0 };
-    let (_, gradient) = representation(&state, &run.model, stage, &slices, &map, key).unwrap();
+    let (_, gradient) = representation(&state, (&run.model, stage), &slices, &map, key, &mut || {}).unwrap();
     (gradient, state, slices)
 }
 

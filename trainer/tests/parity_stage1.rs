@@ -58,7 +58,7 @@ fn step(
 ) -> (Losses, Tensor) {
     let variant = Variant { model: &run.model, stage: stage_of(run), choose, project_once };
     let key = StepKey { seed: 1, stage: 1, step: 0 };
-    representation_with(state, &variant, slices, map, key).unwrap()
+    representation_with(state, &variant, slices, map, key, &mut || {}).unwrap()
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn gradient(run: &Run, ranks: &dyn Collective, slices: usize) -> Vec<f32> {
     let choose = |slice: usize, _: &Tensor, _: &Contrast| Ok(draws(slice, slices));
     let variant = Variant { model: &run.model, stage, choose: &choose, project_once: true };
     let key = StepKey { seed: 1, stage: 1, step: 0 };
-    let (_, gradient) = representation_with(&state, &variant, &own, &map, key).unwrap();
+    let (_, gradient) = representation_with(&state, &variant, &own, &map, key, &mut || {}).unwrap();
     Vec::try_from(gradient).unwrap()
 }
 
