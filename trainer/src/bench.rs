@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cluster::{Collective, Threads};
+use cluster::{Collective, Single, Threads};
 use configs::{Dtype, LanguageModelSizes, Overrides, Reduction, Run, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
 use serde_json::{Value, json};
@@ -115,6 +115,18 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         "reductions": names, "sides": reports, "peak_memory_bytes": peak_memory(options.device)?,
         "memory_bytes": memory_parts(before_models, &bench, &sides),
     }))
+}
+
+/// One step of `run.stages[options.stage - 1]` with random weights and inputs: seconds, and the most memory that was held, in
+/// bytes, where that is known.
+///
+/// # Errors
+/// When the options do not fit the run, or memory does not suffice.
+pub(crate) fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
+    let bench = Bench::new(run, options)?;
+    let mut side = Side::new(&bench, &Single, Reduction::Exact)?;
+    side.step(&bench, 0)?;
+    Ok((side.seconds[0], peak_memory(options.device)?))
 }
 
 /// Bytes that the ranks of worlds of several sizes receive in one step of stage 1, with one slice of `options.batch` images
@@ -256,6 +268,14 @@ struct Marks {
     words: u64,
 }
 
+impl Marks {
+    /// The same in a vocabulary of so many words.
+    fn within(self, words: u64) -> Self {
+        let id = |id: i64| id.min(words.cast_signed() - 1);
+        Self { first: self.first.map(id), last: id(self.last), pad: id(self.pad), words: self.words.min(words) }
+    }
+}
+
 /// What all sides share.
 struct Bench<'a> {
     run: &'a Run,
@@ -343,15 +363,27 @@ impl<'a> Bench<'a> {
         (pixels, words)
     }
 
+    /// How many words the model knows that is given texts.
+    fn vocabulary(&self) -> u64 {
+        let words = match (self.options.stage, self.run.model.language_model.sizes()) {
+            (1, _) => self.run.model.qformer.vocab_size,
+            (_, LanguageModelSizes::Opt(sizes)) => sizes.vocab_size,
+            (_, LanguageModelSizes::T5(sizes)) => sizes.vocab_size,
+        };
+        words as u64
+    }
+
     /// Random words of these lengths with a tokenizer's marks, `padded` places for each.
     fn text(&self, lengths: &[usize], padded: usize, marks: Marks, rng: &mut CounterRng) -> Text {
+        let marks = marks.within(self.vocabulary());
+        let special = 1000.min(marks.words / 2);
         let mut ids = Vec::with_capacity(lengths.len() * padded);
         for length in lengths {
             for place in 0..padded {
                 ids.push(match (place, marks.first) {
                     (0, Some(first)) => first,
                     _ if place + 1 == *length => marks.last,
-                    _ if place < *length => 1000 + rng.below(marks.words - 1000) as i64,
+                    _ if place < *length => (special + rng.below(marks.words - special)) as i64,
                     _ => marks.pad,
                 });
             }

@@ -71,7 +71,10 @@ fn train_stage(
 }
 
 /// The weights that a stage trains.
-fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
+///
+/// # Errors
+/// Texts that the language model cannot be given.
+pub(crate) fn build_specs(run: &Run, stage: &Stage) -> Result<Vec<Spec>, TrainerError> {
     let mut specs = match stage {
         Stage::Representation(_) => Stage1::specs(&run.model)?,
         Stage::Generative(stage) => {
