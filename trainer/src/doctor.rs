@@ -8,7 +8,6 @@ mod step;
 mod tokenizers;
 mod weights;
 
-use std::error::Error;
 use std::time::Duration;
 
 use configs::Run;
@@ -90,7 +89,7 @@ fn store_trouble(error: &TrainerError) -> Option<Trouble> {
 }
 
 /// An error with its causes, each said once.
-fn text(error: &(dyn Error + 'static)) -> String {
+fn text(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string) {
         if !said.contains(&cause) {

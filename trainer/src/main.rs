@@ -19,7 +19,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arguments::{
     Arguments, BenchCheckpointArguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand,
-    Command, DoctorArguments, DoctorPart, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments, WeightsCommand,
+    Command, DoctorArguments, DoctorPart, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments,
+    TrainArguments, WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};

@@ -1,6 +1,5 @@
 //! What is wrong with a store, told from its error: who asks, what is asked for, or the store itself.
 
-use std::error::Error;
 use std::io::ErrorKind;
 
 use object_store::Error as StoreError;
@@ -53,9 +52,8 @@ const SILENT: [&str; 4] = ["error sending request", "retries, max_retries", "ope
 
 impl Trouble {
     /// What an error tells of.
-    pub fn of(error: &(dyn Error + 'static)) -> Self {
-        let causes = || std::iter::successors(Some(error), |cause| cause.source());
-        let said = causes().map(ToString::to_string).collect::<Vec<_>>().join("\n").to_ascii_lowercase();
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let said = causes(error).map(ToString::to_string).collect::<Vec<_>>().join("\n").to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
         if says(&EXPIRED) {
             return Self::ExpiredCredentials;
@@ -63,12 +61,12 @@ impl Trouble {
         if says(&CLOCK) {
             return Self::Clock;
         }
-        match causes().find_map(store_error) {
+        match causes(error).find_map(store_error) {
             Some(StoreError::NotFound { .. }) => return Self::Missing,
             Some(StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }) => return Self::Refused,
             _ => {}
         }
-        match causes().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind) {
+        match causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind) {
             Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => return Self::Full,
             Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory) => {
                 return Self::Rights;
@@ -125,8 +123,13 @@ impl Trouble {
     }
 }
 
+/// An error and what caused it, one after the other.
+fn causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |cause| cause.source())
+}
+
 /// The store's error in a cause, boxed or not.
-fn store_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
+fn store_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
     let boxed = || cause.downcast_ref::<Box<StoreError>>().map(AsRef::as_ref);
     cause.downcast_ref::<StoreError>().or_else(boxed)
 }
@@ -140,7 +143,7 @@ mod tests {
         Trouble::of(&Location::parse("s3://bucket/run").unwrap().error("read", source))
     }
 
-    fn generic(source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
         StoreError::Generic { store: "S3", source: source.into() }
     }
 
@@ -159,7 +162,9 @@ mod tests {
 
     #[test]
     fn disks_and_silence_have_their_own_remedies() {
-        for (errno, trouble) in [(28, Trouble::Full), (122, Trouble::Full), (13, Trouble::Rights), (30, Trouble::Rights)] {
+        for (errno, trouble) in
+            [(28, Trouble::Full), (122, Trouble::Full), (13, Trouble::Rights), (30, Trouble::Rights)]
+        {
             assert_eq!(of(generic(std::io::Error::from_raw_os_error(errno))), trouble, "os error {errno}");
         }
         assert_eq!(of(generic("error sending request for url (http://127.0.0.1:9/)")), Trouble::Silent);

@@ -34,7 +34,9 @@ fn live(output: &str, claim: &Claim) -> Finding {
             Finding::warning(name, [format!("{holder} trains it"), expected.into(), fix.into()])
         }
         Ok((0, None)) => Finding::ok(name, "no checkpoint yet", expected),
-        Ok((commits, None)) => Finding::ok(name, format!("{commits} checkpoints; a launch goes on from the last"), expected),
+        Ok((commits, None)) => {
+            Finding::ok(name, format!("{commits} checkpoints; a launch goes on from the last"), expected)
+        }
         Err(error) => Finding::error(name, &error, expected, "see the message"),
     }
 }
@@ -53,14 +55,19 @@ fn finding(run: &Run, output: &str, claim: &Claim) -> Finding {
     match kept.and_then(|kept| removed.map(|()| kept)) {
         Ok((commit, read)) => {
             let bytes = 12 * state.about.flat_len as u64;
-            let found = format!("{} committed in {commit:.2} s, read back in {read:.2} s; a second process was refused", size(bytes));
+            let found = format!(
+                "{} committed in {commit:.2} s, read back in {read:.2} s; a second process was refused",
+                size(bytes)
+            );
             Finding::ok(name, found, expected)
         }
         Err(error @ TrainerError::NoPutIfAbsent { .. }) => {
             let fix = "use a path, s3:// with conditional writes (`If-None-Match: *`), gs:// or az:// as run.output";
             Finding::error(name, &error, expected, fix)
         }
-        Err(error) => Finding::error(name, &error, expected, "see the message, and the rights and space under run.output"),
+        Err(error) => {
+            Finding::error(name, &error, expected, "see the message, and the rights and space under run.output")
+        }
     }
 }
 
@@ -133,7 +140,8 @@ mod tests {
         let output = folder.path().join("run").display().to_string();
         let sets = [format!("run.output={output}")];
         let sets = configs::SMALL.iter().map(|set| (*set).to_owned()).chain(sets);
-        let run = configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &configs::Overrides::new(sets)).unwrap();
+        let run =
+            configs::load_str("tiny.yaml", configs::preset("tiny").unwrap(), &configs::Overrides::new(sets)).unwrap();
         let claim = Claim { holder: Holder { host: "here".into(), ..Holder::this_process() }, rhythm: RHYTHM };
         let found = look(&run, &claim);
         assert!(found.iter().all(|finding| finding.state == State::Ok), "{found:?}");
@@ -141,7 +149,8 @@ mod tests {
         assert!(left.is_empty(), "{left:?}");
 
         // A run that lives is named, and is none the worse.
-        let lease = RunPrefix::open(&output).unwrap().claim(&claim, "run", &mut |_| Ok(Terms::GoOn), &mut |_| ()).unwrap();
+        let lease =
+            RunPrefix::open(&output).unwrap().claim(&claim, "run", &mut |_| Ok(Terms::GoOn), &mut |_| ()).unwrap();
         let found = look(&run, &claim);
         assert_eq!([found[0].state, found[1].state], [State::Warning, State::Ok], "{found:?}");
         assert!(found[0].found.contains("on here"), "{found:?}");

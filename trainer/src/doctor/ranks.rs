@@ -76,7 +76,8 @@ fn reached(ranks: &dyn Collective, meeting: Meeting<'_>) -> Result<Option<Findin
     Ok(Some(match failed.first() {
         None => Finding::ok("ports.ranks", format!("all {} ranks reach {launcher}", ranks.world_size()), expected),
         Some(first) => {
-            let found = format!("{} of {} ranks do not reach {launcher}; first: {first}", failed.len(), ranks.world_size());
+            let found =
+                format!("{} of {} ranks do not reach {launcher}; first: {first}", failed.len(), ranks.world_size());
             let fix = "open TCP between the nodes (firewall, security group), or name an address of this host that they reach \
                        in BLIP2_ADDRESS";
             Finding::failure("ports.ranks", [found, expected, fix.into()])
@@ -116,7 +117,8 @@ fn bandwidth(ranks: &dyn Collective) -> Result<Finding> {
     }
     // What the slowest rank saw.
     let all = ranks.all_gather(&fastest.to_le_bytes())?;
-    let slowest = all.chunks_exact(8).map(|it| f64::from_le_bytes(it.try_into().unwrap_or_default())).fold(0.0, f64::max);
+    let slowest =
+        all.chunks_exact(8).map(|it| f64::from_le_bytes(it.try_into().unwrap_or_default())).fold(0.0, f64::max);
     let received = ((ranks.world_size() - 1) * BYTES) as f64;
     let rate = received / 1e9 / slowest.max(1e-9);
     let found = format!("{rate:.2} GB/s into each rank over {}", ranks.name());

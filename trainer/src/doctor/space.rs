@@ -80,7 +80,11 @@ fn memory(run: &Run, sizes: Sizes, on_gpus: bool) -> Finding {
     let name = "memory.model";
     let ranks = run.cluster.ranks_per_node.min(run.max_world_size()) as u64;
     if on_gpus {
-        return Finding::ok(name, format!("{} on each GPU, without activations", size(sizes.held())), "the step below fits");
+        return Finding::ok(
+            name,
+            format!("{} on each GPU, without activations", size(sizes.held())),
+            "the step below fits",
+        );
     }
     let needed = ranks * sizes.held();
     let Some(free) = available() else { return Finding::skipped(name, "/proc/meminfo tells nothing") };

@@ -1,7 +1,5 @@
 //! A step of each stage at the size that one rank of the run has, with random weights and inputs on the rank's own device.
 
-use std::error::Error;
-
 use configs::{Dtype, GenerativeText, Run, Stage};
 use tch::Device;
 
@@ -32,11 +30,19 @@ fn finding(run: &Run, stage: &Stage) -> Finding {
     match taken(run, stage, device) {
         Ok((seconds, peak)) => {
             let memory = peak.map_or_else(String::new, |peak| format!(", at most {} held", size(peak)));
-            Finding::ok(name, format!("{seconds:.2} s{memory} on {}{}", device::name(device), left_out(stage)), expected)
+            Finding::ok(
+                name,
+                format!("{seconds:.2} s{memory} on {}{}", device::name(device), left_out(stage)),
+                expected,
+            )
         }
         Err(error) => {
-            let said = text(&error as &dyn Error);
-            let fix = if super::is_out_of_memory(&said) { lighter() } else { "see the message; `blip2 bench step` repeats it" };
+            let said = text(&error);
+            let fix = if super::is_out_of_memory(&said) {
+                lighter()
+            } else {
+                "see the message; `blip2 bench step` repeats it"
+            };
             Finding::failure(name, [said, expected, fix.into()])
         }
     }
@@ -49,7 +55,11 @@ fn lighter() -> &'static str {
 
 /// What the step leaves out that training does.
 fn left_out(stage: &Stage) -> &'static str {
-    if stage.train_image_encoder() { "; without the gradient of the image encoder, which this stage trains" } else { "" }
+    if stage.train_image_encoder() {
+        "; without the gradient of the image encoder, which this stage trains"
+    } else {
+        ""
+    }
 }
 
 /// Why the step is not even tried: the models alone do not fit.
@@ -135,7 +145,12 @@ mod tests {
     fn a_rank_has_its_share_of_the_slices() {
         let run = tiny(&[]);
         assert_eq!(share(&run, &run.stages[0]), (32, 1));
-        let run = tiny(&["stages.representation.slices=8", "cluster.ranks_per_node=3", "data.lanes=8", "stages.generative.slices=8"]);
+        let run = tiny(&[
+            "stages.representation.slices=8",
+            "cluster.ranks_per_node=3",
+            "data.lanes=8",
+            "stages.generative.slices=8",
+        ]);
         assert_eq!(share(&run, &run.stages[0]), (24, 3), "the rank that has most");
     }
 

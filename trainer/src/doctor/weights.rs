@@ -99,7 +99,9 @@ fn unreadable(named: &Named<'_>, error: &TrainerError) -> Finding {
     }
     let fix = match is_missing {
         true => "bring the file there, or correct `weights.uri` in the config",
-        false => "the file is cut off, damaged or of another kind: copy it again, or import it with `blip2 weights import`",
+        false => {
+            "the file is cut off, damaged or of another kind: copy it again, or import it with `blip2 weights import`"
+        }
     };
     match is_missing {
         true => Finding::failure(named.name, [said, expected.to_owned(), fix.to_owned()]),
@@ -130,9 +132,11 @@ fn looked_at(run: &Run, named: &Named<'_>, until: Instant) -> Result<Finding> {
         return Ok(Finding::ok(name, found, "weights of this model"));
     };
     Ok(match source.sha256_until(until)? {
-        Hashed::Whole(found) if found == expected => {
-            Finding::ok(name, format!("{}: {family}, {bytes}, of the stated sha256", source.uri), format!("sha256 {expected}"))
-        }
+        Hashed::Whole(found) if found == expected => Finding::ok(
+            name,
+            format!("{}: {family}, {bytes}, of the stated sha256", source.uri),
+            format!("sha256 {expected}"),
+        ),
         Hashed::Whole(found) => Finding::failure(
             name,
             [
