@@ -19,7 +19,7 @@ pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use checkpoints::{CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs};
 pub use data::{DataCommand, IndexArgs, InspectArgs, SynthArgs};
 pub use decoding::DecodingArgs;
-pub use doctor::DoctorArgs;
+pub use doctor::{DoctorArgs, GROUPS};
 pub use eval::{EvalArgs, EvalCommand, RetrievalArgs, ScoreArgs, TableArgs};
 pub use fetch::FetchArgs;
 pub use ranks::{CaptionArgs, DemoArgs, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs};

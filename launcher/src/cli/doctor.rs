@@ -2,6 +2,24 @@
 
 use clap::Args;
 
+/// The groups of checks, in the order in which they are looked at.
+pub const GROUPS: [&str; 14] = [
+    "placement",
+    "gpus",
+    "limits",
+    "ports",
+    "pmix",
+    "libraries",
+    "store",
+    "space",
+    "samples",
+    "weights",
+    "tokenizers",
+    "checkpoint",
+    "ranks",
+    "step",
+];
+
 /// `blip2 doctor`
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -16,6 +34,9 @@ pub struct DoctorArgs {
     /// Samples that are read and decoded, over all sources.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub samples: usize,
+    /// Look at these groups of checks only, such as store,weights.
+    #[arg(long, value_name = "GROUP,…", value_delimiter = ',', value_parser = GROUPS)]
+    pub only: Vec<String>,
     /// One JSON object on standard output.
     #[arg(long)]
     pub json: bool,

@@ -76,12 +76,15 @@ impl Check {
     }
 }
 
+/// What looks.
+type Look = Box<dyn FnOnce(&Context) -> Vec<Check> + Send>;
+
 /// A check, or several that belong together.
 pub struct Task {
     /// What progress and a check that does not end call it.
     name: String,
     limit: Duration,
-    look: Box<dyn FnOnce(&Context) -> Vec<Check> + Send>,
+    look: Look,
 }
 
 impl Task {
@@ -92,6 +95,13 @@ impl Task {
         look: impl FnOnce(&Context) -> Vec<Check> + Send + 'static,
     ) -> Self {
         Self { name: name.into(), limit: Duration::from_secs(seconds), look: Box::new(look) }
+    }
+}
+
+impl Task {
+    /// The part of the name in front of a point: `store` of `store.output`.
+    pub fn group(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
     }
 }
 

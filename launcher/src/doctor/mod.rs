@@ -1,6 +1,6 @@
 //! `blip2 doctor`: whether a run will work here, before it waits in a queue. Nothing of the run is touched.
 //!
-//! Checks run in waves: the machine and libraries, the stores, then data, weights and a checkpoint, then all ranks together, then
+//! Checks run in waves: the machine and libraries, stores and disks, then data, weights and a checkpoint, then all ranks together, then
 //! a step. Those of a wave run side by side, each in its own time; what others build on and does not work is said once.
 
 mod check;
@@ -38,7 +38,7 @@ const MPI_FIX: &str = "install Open MPI and build the MPI piece against it (`mak
 /// Time for everything. A check that would begin later is not begun.
 const ALL: Duration = Duration::from_secs(115);
 /// Seconds for a look at what the models take.
-const MEMORY_AND_DISK_S: u64 = 20;
+const SPACE_S: u64 = 20;
 
 /// Looks, and prints what was found.
 ///
@@ -71,13 +71,17 @@ pub fn run(args: &DoctorArgs, programs: Programs) -> anyhow::Result<()> {
 }
 
 fn look(context: &Arc<Context>, args: &DoctorArgs) -> Vec<Check> {
+    let wanted = |mut tasks: Vec<Task>| {
+        tasks.retain(|task| args.only.is_empty() || args.only.iter().any(|group| group == task.group()));
+        tasks
+    };
     let until = Instant::now() + ALL;
-    let wave = |tasks| check::run(context, until, tasks);
+    let wave = |tasks| check::run(context, until, wanted(tasks));
     if args.slurm && !args.node {
         let mut checks = slurm::nodes(context, args);
         let until = Instant::now() + ALL;
-        checks.extend(check::run(context, until, of_run(context)));
-        checks.extend(check::run(context, until, of_ranks()));
+        checks.extend(check::run(context, until, wanted(of_run(context))));
+        checks.extend(check::run(context, until, wanted(of_ranks())));
         return checks;
     }
     let mut checks = wave(of_machine());
@@ -86,7 +90,7 @@ fn look(context: &Arc<Context>, args: &DoctorArgs) -> Vec<Check> {
         checks.extend(wave(of_run(context)));
         checks.extend(wave(of_ranks()));
     }
-    checks.extend(wave(vec![Task::new("step", 50, |context| context.ask_rank("step", "step", 45))]));
+    checks.extend(wave(of_step()));
     checks
 }
 
@@ -96,23 +100,23 @@ fn of_machine() -> Vec<Task> {
         Task::new("placement", 5, machine::placement),
         Task::new("gpus", 10, machine::gpus),
         Task::new("limits", 5, machine::limits),
-        Task::new("space", 10, machine::space),
         Task::new("ports", 10, machine::ports),
         Task::new("pmix", 15, libraries::pmix),
-        Task::new("libraries", 60, |context| {
-            let mut checks = libraries::libraries(context);
-            checks.extend(context.ask_rank("memory.model", "space", MEMORY_AND_DISK_S));
-            checks
-        }),
+        Task::new("libraries", 30, libraries::libraries),
     ]
 }
 
-/// The output's store, and that of every source.
+/// Memory and disks; the output's store, and that of every source.
 fn of_stores(context: &Context) -> Vec<Task> {
     let sources = context.run.data.sources.iter().enumerate();
     let sources = sources
         .map(|(number, source)| Task::new(store::of_source(source), 45, move |context| store::source(context, number)));
-    [Task::new(store::OUTPUT, 45, store::output)].into_iter().chain(sources).collect()
+    let space = Task::new("space", 30, |context| {
+        let mut checks = machine::space(context);
+        checks.extend(context.ask_rank("memory.model", "space", SPACE_S));
+        checks
+    });
+    [Task::new(store::OUTPUT, 45, store::output), space].into_iter().chain(sources).collect()
 }
 
 /// What is looked at once for a run: data, weights, tokenizers, a checkpoint.
@@ -137,6 +141,11 @@ fn of_ranks() -> Vec<Task> {
     vec![Task::new("ranks", libraries::MEETING_S + 10, libraries::meeting)]
 }
 
+/// A step on this machine.
+fn of_step() -> Vec<Task> {
+    vec![Task::new("step", 50, |context| context.ask_rank("step", "step", 45))]
+}
+
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn print(args: &DoctorArgs, checks: &[Check], began: Instant) -> anyhow::Result<()> {
     let seconds = began.elapsed().as_secs_f64();
@@ -152,4 +161,21 @@ fn print(args: &DoctorArgs, checks: &[Check], began: Instant) -> anyhow::Result<
     }
     let ok = checks.iter().all(|check| check.state != State::Failure);
     print_json(&json!({ "schema_version": 1, "checks": checks, "ok": ok, "seconds": seconds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::cli::GROUPS;
+
+    #[test]
+    fn every_task_belongs_to_a_group_that_can_be_asked_for() {
+        let context = Context::for_tests(&[]);
+        let tasks = [of_machine(), of_stores(&context), of_run(&context), of_ranks(), of_step()].into_iter().flatten();
+        let tasks: Vec<Task> = tasks.collect();
+        let groups: BTreeSet<&str> = tasks.iter().map(Task::group).collect();
+        assert_eq!(groups, BTreeSet::from(GROUPS));
+    }
 }

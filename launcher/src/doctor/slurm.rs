@@ -42,6 +42,9 @@ pub fn nodes(context: &Context, args: &DoctorArgs) -> Vec<Check> {
     command.args(["--mpi=none", "--overlap", "--quiet"]).arg(&context.programs.executable);
     command.args(["doctor", &args.run, "--node", "--json"]);
     args.set.iter().for_each(|set| _ = command.args(["--set", set]));
+    if !args.only.is_empty() {
+        command.args(["--only", &args.only.join(",")]);
+    }
     let output = match process::output_within(&mut command, NODES) {
         Ok(Some(output)) => output,
         Ok(None) => {
@@ -110,8 +113,15 @@ mod tests {
 
     #[test]
     fn outside_of_an_allocation_it_says_how_to_get_one() {
-        let args =
-            DoctorArgs { run: "tiny".into(), set: Vec::new(), slurm: true, samples: 1, json: false, node: false };
+        let args = DoctorArgs {
+            run: "tiny".into(),
+            set: Vec::new(),
+            slurm: true,
+            samples: 1,
+            only: Vec::new(),
+            json: false,
+            node: false,
+        };
         let found = nodes(&Context::for_tests(&[]), &args);
         assert!(found[0].state == State::Failure && found[0].fix.contains("salloc"), "{found:?}");
     }
