@@ -4,6 +4,7 @@
 //! (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` …).
 
 mod open;
+mod trouble;
 mod web;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use url::Url;
 
 use crate::error::{DataError, Result};
+pub use trouble::Trouble;
 
 /// Tries of an answer whose body breaks off. The library goes on in the middle of an object, where an ETag proves that
 /// both halves are of one version; lists and objects without an ETag are asked for anew.

@@ -4,6 +4,7 @@ mod capfilt;
 mod checkpoints;
 mod data;
 mod decoding;
+mod doctor;
 mod eval;
 mod fetch;
 mod ranks;
@@ -18,6 +19,7 @@ pub use capfilt::{CaptionShardsArgs, FilterArgs, MadeShardsArgs};
 pub use checkpoints::{CheckpointArgs, CheckpointsCommand, PruneArgs, VerifyCheckpointsArgs};
 pub use data::{DataCommand, IndexArgs, InspectArgs, SynthArgs};
 pub use decoding::DecodingArgs;
+pub use doctor::{DoctorArgs, GROUPS};
 pub use eval::{EvalArgs, EvalCommand, RetrievalArgs, ScoreArgs, TableArgs};
 pub use fetch::FetchArgs;
 pub use ranks::{CaptionArgs, DemoArgs, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs};
@@ -38,6 +40,8 @@ pub struct Cli {
 pub enum Command {
     /// Run everything on this machine: corpus, both stages, evaluation, a report. Run again to continue.
     Demo(DemoArgs),
+    /// Look whether a run will work here before it is started: machine, libraries, stores, data, weights, a step, a checkpoint.
+    Doctor(DoctorArgs),
     /// Start a run, or resume it: the same command.
     Launch(LaunchArgs),
     /// Write a run's batch job and submit it to SLURM; preempted jobs go on by themselves.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod corpus;
 pub mod data;
 pub mod demo;
+pub mod doctor;
 pub mod eval;
 pub mod exit;
 pub mod html;

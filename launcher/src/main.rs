@@ -9,7 +9,7 @@ use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
 use launcher::{
-    bench_step, checkpoints, config, data, demo, eval, exit, launch, report, status, submit, verify, weights,
+    bench_step, checkpoints, config, data, demo, doctor, eval, exit, launch, report, status, submit, verify, weights,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args, &programs()?),
+        Command::Doctor(args) => doctor::run(&args, programs()?),
         Command::Launch(args) => launch::run(&args, &programs()?),
         Command::Submit(args) => submit::run(&args, &programs()?),
         Command::Status(args) => status::run(&args, &programs()?),

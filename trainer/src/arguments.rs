@@ -1,6 +1,7 @@
 //! What `blip2-rank` is told: its commands and their arguments.
 
 mod capfilt;
+mod doctor;
 mod eval;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use capfilt::{CapfiltCommand, ShardArguments};
+pub use doctor::{DoctorArguments, DoctorPart};
 pub use eval::EvalCommand;
 
 /// One rank of a BLIP-2 run.
@@ -53,6 +55,9 @@ pub enum Command {
     BenchStep(BenchStepArguments),
     /// Time checkpoints of a preset's stage 1, with random numbers.
     BenchCheckpoint(BenchCheckpointArguments),
+    /// Look at a part of what a run needs, for `blip2 doctor`.
+    #[command(hide = true)]
+    Doctor(DoctorArguments),
 }
 
 #[derive(clap::Args)]

@@ -87,7 +87,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
 ///
 /// # Errors
 /// When the options do not fit the run, or memory does not suffice.
-pub fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
+pub(crate) fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
     let bench = Bench::new(run, options)?;
     let mut side = Side::new(&bench, &Single, Reduction::Exact, &Arc::default())?;
     side.step(&bench, 0)?;

@@ -16,6 +16,7 @@ pub mod bench;
 pub mod capfilt;
 pub mod checkpoint;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod events;

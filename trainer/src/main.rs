@@ -14,12 +14,13 @@ use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use arguments::{
     Arguments, BenchCheckpointArguments, BenchStepArguments, CapfiltCommand, CaptionArguments, CheckpointsCommand,
-    Command, ConfigArguments, EvalCommand, ExportFormat, NamedConfig, ProgressFormat, ShardArguments, TrainArguments,
-    WeightsCommand,
+    Command, ConfigArguments, DoctorArguments, DoctorPart, EvalCommand, ExportFormat, NamedConfig, ProgressFormat,
+    ShardArguments, TrainArguments, WeightsCommand,
 };
 use clap::Parser;
 use cluster::{ClusterError, Collective, Observed, Threads, Topology};
@@ -32,6 +33,7 @@ use trainer::activity::{Activity, Phase};
 use trainer::capfilt;
 use trainer::checkpoint::{Claim, overview};
 use trainer::device;
+use trainer::doctor;
 use trainer::eval;
 use trainer::events::{Event, Events};
 use trainer::libraries::{self, CudaLibrary};
@@ -40,6 +42,8 @@ use trainer::session::{Launch, Rank};
 
 /// Exit code for an error; the table of all codes is in docs/exit-codes.md.
 const ERROR: u8 = 1;
+/// What a look of `doctor` may take beyond the time that it is given.
+const DOCTOR_GRACE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     // Before anything else: once libtorch has looked for its CUDA part in vain, it never looks again.
@@ -143,6 +147,35 @@ impl Job {
                 let options = trainer::bench::checkpoint::Options { preset, uri, rounds };
                 answer(trainer::bench::checkpoint::measure(&options)?)
             }
+            Command::Doctor(arguments) => self.doctor(&arguments),
+        }
+    }
+
+    fn doctor(&self, arguments: &DoctorArguments) -> Result<()> {
+        // A look that hangs must not outlive who asked for it.
+        let (limit, ranks) = (Duration::from_secs(arguments.within) + DOCTOR_GRACE, Arc::clone(&self.ranks));
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            ranks.abort(i32::from(ERROR));
+        });
+        let run = arguments.config.load()?;
+        let within = Duration::from_secs(arguments.within);
+        let alone = |part| Ok(doctor::look(&run, part, within, &self.claim));
+        let checks = match arguments.part {
+            DoctorPart::Space => alone(doctor::Part::Space),
+            DoctorPart::Weights => alone(doctor::Part::Weights),
+            DoctorPart::Tokenizers => alone(doctor::Part::Tokenizers),
+            DoctorPart::Step => alone(doctor::Part::Step),
+            DoctorPart::Checkpoint => alone(doctor::Part::Checkpoint),
+            DoctorPart::Ranks => {
+                let (launcher, local_rank) = (arguments.meet.as_deref(), self.topology.local_rank);
+                let meeting = doctor::Meeting { launcher, local_rank, host: &process::host() };
+                doctor::ranks(&run, &self.ranks, meeting)
+            }
+        }?;
+        match self.ranks.rank() {
+            0 => answer(serde_json::json!({ "schema_version": 1, "task": "doctor", "checks": checks })),
+            _ => Ok(()),
         }
     }
 

@@ -142,7 +142,11 @@ fn tensor_sum() -> Result<f64, TrainerError> {
     expect("a product of two small matrices", found, 83.0)
 }
 
-fn sum_over_ranks(ranks: &dyn Collective) -> Result<f64, TrainerError> {
+/// Sum of rank + 1 over all ranks.
+///
+/// # Errors
+/// A wrong sum, or ranks that cannot talk.
+pub(crate) fn sum_over_ranks(ranks: &dyn Collective) -> Result<f64, TrainerError> {
     let mut sum = [ranks.rank() as f64 + 1.0];
     ranks.all_reduce_sum(BufferMut::F64(&mut sum))?;
     let size = ranks.world_size() as f64;

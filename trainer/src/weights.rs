@@ -30,6 +30,7 @@ use crate::storage::Storage;
 pub use export::{Format, export};
 pub use families::Family;
 pub use plan::{Differences, Plan};
+pub(crate) use source::Hashed;
 pub use source::{Found, Source};
 use write::Planned;
 
@@ -114,7 +115,7 @@ pub fn inspect(uri: &str) -> Result<Value> {
 
 /// A part of a plan against what a run asks for. Tensors that belong to a stage that the source knows nothing of are not
 /// missing, nor are positions of another image size re-shaped: they are fitted when they are loaded.
-fn compare(plan: &Plan<'_>, run: &Run, part: Part) -> Result<Option<Differences>> {
+pub(crate) fn compare(plan: &Plan<'_>, run: &Run, part: Part) -> Result<Option<Differences>> {
     let names: Vec<&str> = plan.names().filter(|name| Part::of(name) == part).collect();
     if names.is_empty() {
         return Ok(None);
@@ -141,6 +142,16 @@ fn compare(plan: &Plan<'_>, run: &Run, part: Part) -> Result<Option<Differences>
     let is_position = |name: &str| name.ends_with("position_embedding") || name.ends_with("positional_embedding");
     differences.reshaped.retain(|(name, ..)| part != Part::ImageEncoder || !is_position(name));
     Ok(Some(differences))
+}
+
+/// [`compare`], where a BERT is the start of a Q-Former: the rest is new then, and its vocabulary has one word more.
+pub(crate) fn start_differences(plan: &Plan<'_>, run: &Run, part: Part) -> Result<Option<Differences>> {
+    let mut found = compare(plan, run, part)?;
+    if let (Some(differences), Family::Bert) = (&mut found, plan.family) {
+        differences.missing.clear();
+        differences.reshaped.retain(|(name, found, expected)| !is_longer_vocabulary(name, found, expected));
+    }
+    Ok(found)
 }
 
 /// Compares a file with what a run asks for: a JSON object with `ok` and every difference.
@@ -184,12 +195,7 @@ pub fn import(uri: &str, run: &Run, output: &str) -> Result<Value> {
     let plan = Plan::of(&source)?;
     let mut wrong = Vec::new();
     for part in Part::ALL {
-        let Some(mut differences) = compare(&plan, run, part)? else { continue };
-        if plan.family == Family::Bert {
-            // A start: the rest of a Q-Former is new, and its vocabulary has one word more.
-            differences.missing.clear();
-            differences.reshaped.retain(|(name, found, expected)| !is_longer_vocabulary(name, found, expected));
-        }
+        let Some(differences) = start_differences(&plan, run, part)? else { continue };
         wrong.extend(differences.missing.iter().map(|name| format!("missing: {name}")));
         wrong.extend(differences.extra.iter().map(|name| format!("extra: {name}")));
         let reshaped = differences.reshaped.iter();

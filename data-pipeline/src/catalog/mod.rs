@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use file::{SavedCatalog, catalog_place};
 use images::Images;
-pub use index::{IndexProgress, READ_UNIT_BYTES, index};
+pub use index::{IndexProgress, READ_UNIT_BYTES, index, index_some};
 
 use crate::error::{DataError, Result};
 use crate::filters::Rejected;

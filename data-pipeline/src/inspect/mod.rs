@@ -1,6 +1,7 @@
 //! A look at shards: schema, counts, and some samples with their captions.
 
 mod distribution;
+mod tried;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -16,6 +17,7 @@ use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
 
 pub use distribution::{Bin, Distribution};
+pub use tried::{Tried, TryOptions, try_samples};
 
 /// Edges of the counts of words per caption.
 const WORDS: [u64; 9] = [0, 3, 6, 9, 12, 16, 20, 30, 50];

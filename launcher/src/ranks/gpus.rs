@@ -39,16 +39,21 @@ pub fn require(host: &str, (found, source): (usize, &str), ranks: usize) -> anyh
     if found >= ranks {
         return Ok(());
     }
-    let fix = match found {
-        0 => "ask for GPUs (in SLURM --gpus-per-node), install NVIDIA's driver, or train on CPUs with \
-              --set cluster.backend=mpi (single for one rank)"
-            .to_owned(),
-        found => format!("ask for {ranks} GPUs on each node, or set cluster.ranks_per_node={found}"),
-    };
+    let fix = fix(found, ranks);
     Err(Lacking(format!(
         "{host}: found {found} GPUs ({source}) for {ranks} ranks of back end nccl; expected one GPU for each rank; {fix}"
     ))
     .into())
+}
+
+/// What to do about fewer GPUs than ranks on a host.
+pub fn fix(found: usize, ranks: usize) -> String {
+    match found {
+        0 => "ask for GPUs (in SLURM --gpus-per-node), install NVIDIA's driver, or train on CPUs with \
+              --set cluster.backend=mpi (single for one rank)"
+            .to_owned(),
+        found => format!("ask for {ranks} GPUs on each node, or set cluster.ranks_per_node={found}"),
+    }
 }
 
 #[cfg(test)]

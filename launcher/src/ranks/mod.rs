@@ -1,14 +1,14 @@
 //! Rank processes: which programs start them, what they report, and how they end.
 
 mod address;
-mod allocation;
+pub(crate) mod allocation;
 mod beats;
 mod container;
 mod control;
 pub mod event;
 mod failure;
 mod faults;
-mod gpus;
+pub(crate) mod gpus;
 mod guard;
 mod handed_on;
 mod health;
@@ -22,11 +22,11 @@ mod place;
 mod plan;
 mod planning;
 mod preflight;
-mod process;
+pub(crate) mod process;
 mod programs;
 mod restarts;
 mod said;
-mod srun;
+pub(crate) mod srun;
 mod stragglers;
 mod supervise;
 mod view;

@@ -135,6 +135,18 @@ pub(super) fn config_in_force(storage: &Storage, log: &Log) -> Result<Option<Str
     Ok(found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Who holds the run and lives, in words; nothing where nobody does. Watches a holder that may live for as long as it may be
+/// silent.
+pub(super) fn living_holder(storage: &Storage, claim: &Claim) -> Result<Option<String>> {
+    let seen = Log::read(storage)?;
+    let Some((_, epoch, nonce, holder)) = seen.holder() else { return Ok(None) };
+    match wait_until_gone(storage, claim, (epoch, nonce), holder, &mut |_| ()) {
+        Ok(()) => Ok(None),
+        Err(TrainerError::Held { holder, .. }) => Ok(Some(holder)),
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns once the holder of a take-over counts as gone.
 fn wait_until_gone(
     storage: &Storage,

@@ -180,6 +180,15 @@ impl RunPrefix {
         claim::claim(&self.storage, claim, config, decide, say)
     }
 
+    /// Who holds the run and lives, in words; nothing where nobody does. Takes as long as a holder may be silent where nothing
+    /// else shows that it has gone. Writes nothing.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn living_holder(&self, claim: &Claim) -> Result<Option<String>> {
+        claim::living_holder(&self.storage, claim)
+    }
+
     /// Takes over the run whoever holds it, and without a heartbeat: from now on earlier holders can commit nothing. Their
     /// unfinished files are removed. [`RunPrefix::claim`] asks first.
     ///
@@ -320,6 +329,14 @@ impl RunPrefix {
             shown.push_str(" …");
         }
         TrainerError::NoUsableCheckpoint { uri: self.uri(), count, reasons: shown }
+    }
+
+    /// Removes the run with all that is in it: for runs that were made to be removed.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub(crate) fn remove(&self) -> Result<()> {
+        self.storage.delete_folder("", MANIFEST)
     }
 
     /// Writes a rank's part of a checkpoint into its folder.

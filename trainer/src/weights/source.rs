@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::time::Instant;
 
 use data_pipeline::store::Location;
 use safetensors::Dtype;
@@ -34,6 +35,15 @@ pub struct Found {
     file: usize,
     /// Its bytes there.
     range: Range<u64>,
+}
+
+/// How far a hash has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    /// The SHA-256 of everything.
+    Whole(String),
+    /// So many bytes were hashed when time was up.
+    Part(u64),
 }
 
 /// Opened weights.
@@ -219,19 +229,45 @@ impl Source {
         Ok(found)
     }
 
+    /// Bytes of all files.
+    ///
+    /// # Errors
+    /// [`TrainerError::Store`].
+    pub fn bytes(&self) -> Result<u64> {
+        self.files.iter().map(|file| Ok(self.storage.size(file)?.unwrap_or(0))).sum()
+    }
+
     /// SHA-256 of the file; of several, of all their bytes one after the other. Read in pieces.
     ///
     /// # Errors
     /// [`TrainerError::Store`].
     pub fn sha256(&self) -> Result<String> {
-        let mut hash = Sha256::new();
+        Ok(self.hash(&|| false)?.unwrap_or_else(|_| unreachable!("a hash that nothing stops is whole")))
+    }
+
+    /// The same, for as long as there is time; at least one piece.
+    ///
+    /// # Errors
+    /// [`TrainerError::Store`].
+    pub(crate) fn sha256_until(&self, until: Instant) -> Result<Hashed> {
+        Ok(self.hash(&|| Instant::now() >= until)?.map_or_else(Hashed::Part, Hashed::Whole))
+    }
+
+    /// The hash, or how many bytes were hashed when it was to stop.
+    fn hash(&self, stop: &dyn Fn() -> bool) -> Result<std::result::Result<String, u64>> {
+        let (mut hash, mut done) = (Sha256::new(), 0);
         for file in &self.files {
             let size = self.storage.size(file)?.unwrap_or(0);
             for from in (0..size).step_by(PIECE as usize) {
-                hash.update(self.storage.read_range(file, from..(from + PIECE).min(size))?);
+                if done > 0 && stop() {
+                    return Ok(Err(done));
+                }
+                let piece = self.storage.read_range(file, from..(from + PIECE).min(size))?;
+                done += piece.len() as u64;
+                hash.update(piece);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
     /// A tensor's bytes.

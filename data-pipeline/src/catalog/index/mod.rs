@@ -5,6 +5,8 @@ mod images;
 mod parquet;
 mod tar;
 
+use std::collections::BTreeSet;
+
 use configs::{Filters, Source};
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
@@ -30,21 +32,34 @@ pub type IndexProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 /// # Errors
 /// When nothing can be listed or read, or the source has a form that is not read here.
 pub async fn index(source: &Source, read_unit_bytes: u64, progress: IndexProgress<'_>) -> Result<Catalog> {
+    index_some(source, read_unit_bytes, (usize::MAX, progress)).await
+}
+
+/// The catalogue of so many shards at most, spread evenly over a source that has more: for a look, not for training.
+///
+/// # Errors
+/// As [`index`].
+pub async fn index_some(
+    source: &Source,
+    read_unit_bytes: u64,
+    (most, progress): (usize, IndexProgress<'_>),
+) -> Result<Catalog> {
     let location = source_location(source)?;
     let settings = settings_of(source, read_unit_bytes)?;
     let none = Filters::none();
+    let few = (most, progress);
     match source {
-        Source::Synthetic(_) => index_shards(Form::Parquet, &location, Judge::by(&none), settings, progress).await,
+        Source::Synthetic(_) => index_shards(Form::Parquet, &location, Judge::by(&none), settings, few).await,
         Source::Parquet(shards) => {
-            index_shards(Form::Parquet, &location, Judge::by(&shards.filters), settings, progress).await
+            index_shards(Form::Parquet, &location, Judge::by(&shards.filters), settings, few).await
         }
         Source::WebDataset(shards) => {
-            index_shards(Form::Tar, &location, Judge::by(&shards.filters), settings, progress).await
+            index_shards(Form::Tar, &location, Judge::by(&shards.filters), settings, few).await
         }
         Source::Laion(laion) => {
             let metadata = Metadata::open(&Location::parse(laion.uri.as_str())?, &laion.filters).await?;
             let judge = Judge { filters: &laion.filters, metadata };
-            index_shards(Form::Parquet, &location, judge, settings, progress).await
+            index_shards(Form::Parquet, &location, judge, settings, few).await
         }
         Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => {
             images::index_images(annotated, &location, settings).await
@@ -87,7 +102,7 @@ pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Re
     let settings = serde_json::json!({ "filters": null, "read_unit_bytes": READ_UNIT_BYTES });
     if is_tar(location).await? {
         let none = Filters::none();
-        return index_shards(Form::Tar, location, Judge::by(&none), settings, progress).await;
+        return index_shards(Form::Tar, location, Judge::by(&none), settings, (usize::MAX, progress)).await;
     }
     let found = list(location, ".parquet").await?;
     let total = found.len();
@@ -147,6 +162,16 @@ pub(super) async fn list(location: &Location, suffix: &str) -> Result<Vec<(Locat
     Ok(found)
 }
 
+/// So many of a list at most: the middle of each of as many equal stretches.
+fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
+    let (len, wanted) = (all.len(), most.max(1));
+    if len <= wanted {
+        return all;
+    }
+    let chosen: BTreeSet<usize> = (0..wanted).map(|i| (2 * i + 1) * len / (2 * wanted)).collect();
+    all.into_iter().enumerate().filter(|(place, _)| chosen.contains(place)).map(|(_, one)| one).collect()
+}
+
 /// Decides about rows.
 struct Judge<'a> {
     filters: &'a Filters,
@@ -189,9 +214,9 @@ async fn index_shards(
     location: &Location,
     judge: Judge<'_>,
     settings: serde_json::Value,
-    progress: IndexProgress<'_>,
+    (most, progress): (usize, IndexProgress<'_>),
 ) -> Result<Catalog> {
-    let found = list(location, if form == Form::Tar { ".tar" } else { ".parquet" }).await?;
+    let found = spread(list(location, if form == Form::Tar { ".tar" } else { ".parquet" }).await?, most);
     let total = found.len();
     let read_unit = settings["read_unit_bytes"].as_u64().unwrap_or(READ_UNIT_BYTES);
     let judge = &judge;
@@ -220,4 +245,16 @@ async fn index_shards(
         progress(done, total);
     }
     catalog.finish(first_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn some_of_many_are_spread_and_few_are_all() {
+        assert_eq!(spread((0..10).collect(), 2), [2, 7]);
+        assert_eq!(spread((0..3).collect(), 5), [0, 1, 2]);
+        assert_eq!(spread((0..1000).collect::<Vec<_>>(), 32).len(), 32);
+    }
 }
