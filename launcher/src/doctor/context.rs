@@ -1,6 +1,7 @@
 //! What all checks know: the run, where programs are, and what was found to be broken.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -91,10 +92,20 @@ impl Context {
         }
     }
 
+    /// The command of a plan. A rank that is alone must not take itself for one of the step that this process may be in.
+    pub fn command(&self, plan: &Plan) -> Command {
+        let mut command = plan.command();
+        if plan.ranks == 1 {
+            let is_of_step = |name: &&String| name.starts_with("SLURM_") || name.starts_with("PMI");
+            self.programs.variables.keys().filter(is_of_step).for_each(|name| _ = command.env_remove(name));
+        }
+        command
+    }
+
     /// What ranks find that a plan starts.
     pub fn answer(&self, name: &str, plan: &Plan, within_s: u64) -> Vec<Check> {
         let limit = Duration::from_secs(within_s) + GRACE;
-        let output = match process::output_within(&mut plan.command(), limit) {
+        let output = match process::output_within(&mut self.command(plan), limit) {
             Ok(Some(output)) => output,
             Ok(None) => return vec![late(name, within_s)],
             Err(error) => {

@@ -80,7 +80,7 @@ fn optional(found: &Value) -> Result<String, String> {
 fn self_check(context: &Context) -> Result<Value, String> {
     let words = ["self-check", "--json"].map(str::to_owned).to_vec();
     let plan = Plan::local(&context.programs, 1, 1, words).map_err(|error| format!("{error:#}"))?;
-    let output = process::output_within(&mut plan.command(), SELF_CHECK);
+    let output = process::output_within(&mut context.command(&plan), SELF_CHECK);
     let output = output.map_err(|error| format!("{} cannot be started: {error}", plan.program.display()))?;
     let output = output.ok_or_else(|| format!("`{plan}` did not end within {} s", SELF_CHECK.as_secs()))?;
     let errors = String::from_utf8_lossy(&output.stderr);

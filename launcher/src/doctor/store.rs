@@ -39,8 +39,8 @@ struct Failed {
 struct Shown {
     /// Seconds, the median of small reads.
     latency: f64,
-    /// MB/s.
-    read: f64,
+    /// MB/s, where an object was large enough to show it.
+    read: Option<f64>,
     /// MB/s, where anything was written.
     written: Option<f64>,
     /// Seconds that this machine's clock is ahead of the store's, beyond what the exchange took.
@@ -95,14 +95,13 @@ pub fn source(context: &Context, number: usize) -> Vec<Check> {
     let is_made = matches!(source, Source::Synthetic(_));
     match wait(read_only(&place)) {
         Ok(Some(shown)) => vec![judged(&name, uri, &shown, expected)],
-        Ok(None) if is_made => {
+        Ok(None) | Err(Failed { trouble: Trouble::Missing, .. }) if is_made => {
             context.note_broken(&name);
             vec![Check::skipped(name, format!("{uri} is written when the run starts"))]
         }
         Ok(None) => broken(context, &name, format!("{uri}: no object there"), expected, Trouble::Missing.fix()),
-        Err(Failed { trouble: Trouble::Missing, .. }) if is_made => {
-            context.note_broken(&name);
-            vec![Check::skipped(name, format!("{uri} is written when the run starts"))]
+        Err(Failed { trouble: Trouble::Missing, said, .. }) => {
+            broken(context, &name, format!("{uri}: no object there: {said}"), expected, Trouble::Missing.fix())
         }
         Err(failed) => broken(context, &name, failed.text(), expected, failed.trouble.fix()),
     }
@@ -120,9 +119,11 @@ fn broken(context: &Context, name: &str, found: String, expected: &str, fix: &st
 
 fn judged(name: &str, uri: &str, shown: &Shown, expected: &str) -> Check {
     let Shown { latency, read, written, .. } = *shown;
-    let write = written.map_or_else(String::new, |rate| format!(", {rate:.0} MB/s written"));
-    let found = format!("{uri}: {:.1} ms a small read, {read:.0} MB/s read{write}", latency * 1e3);
-    match latency > LATE || read < SLOW || written.is_some_and(|rate| rate < SLOW) {
+    let rate = |rate: Option<f64>, what: &str| rate.map_or_else(String::new, |rate| format!(", {rate:.0} MB/s {what}"));
+    let found =
+        format!("{uri}: {:.1} ms a small read{}{}", latency * 1e3, rate(read, "read"), rate(written, "written"));
+    let is_slow = |rate: Option<f64>| rate.is_some_and(|rate| rate < SLOW);
+    match latency > LATE || is_slow(read) || is_slow(written) {
         true => {
             let expected = format!("less than {LATE} s and more than {SLOW:.0} MB/s");
             let fix = "take a store near the nodes, or a faster network to it: data and checkpoints may have to wait";
@@ -239,7 +240,7 @@ async fn looked_at(
     let began = Instant::now();
     exchange(large, "write", large.store.put(&large.path, PutPayload::from(vec![7_u8; LARGE as usize]))).await?;
     let written = rate(LARGE, began);
-    let read = throughput(large, LARGE).await?;
+    let read = Some(throughput(large, LARGE).await?);
     let clock = Some(ahead([before, after], modified(&meta)));
     Ok(Shown { latency, read, written: Some(written), clock })
 }
@@ -275,11 +276,11 @@ async fn of_object(place: &Location, path: &object_store::path::Path, size: u64)
     let mut object = place.clone();
     object.path = path.clone();
     if size == 0 {
-        return Ok(Shown { read: f64::INFINITY, ..Shown::default() });
+        return Ok(Shown::default());
     }
     let latency = latency(&object, size.min(SMALL)).await?;
     // A small object shows no throughput.
-    let read = if size < LARGE / 4 { f64::INFINITY } else { throughput(&object, size.min(LARGE)).await? };
+    let read = if size < LARGE / 4 { None } else { Some(throughput(&object, size.min(LARGE)).await?) };
     Ok(Shown { latency, read, ..Shown::default() })
 }
 
