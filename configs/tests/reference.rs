@@ -16,19 +16,19 @@ const EXAMPLE: &str = "vitg_opt2.7b";
 const HEAD: &str = "\
 # Configuration
 
-One YAML file is one run. Every key of it stands here, with what it takes, what it means, the value it has where it is not
-stated, and its value in the preset `vitg_opt2.7b` (the paper's recipe). The page is made from the types in
+One YAML file is one run. Every key of it stands here, with what it takes, what it means, the value it has where it is
+not stated, and its value in the preset `vitg_opt2.7b` (the paper's recipe). The page is made from the types in
 `configs/src`, and a test fails when it is not what they say.
 
-- A path names a key as messages and `--set` do: `--set stages[0].steps=100` or `--set stages.representation.steps=100`.
-  `[]` stands for every item of a list.
+- A path names a key as messages and `--set` do: `--set stages[0].steps=100`, or by the name of an item:
+  `--set stages.representation.steps=100`. `[]` stands for every item of a list.
 - Keys that are not listed are refused, with the nearest name that is. Keys without a default have to be stated; the
   shipped presets state all.
 - Sizes of batches count samples over all ranks; a step is one update of the optimiser.
 - Secrets never stand in a config: stores take theirs from the environment ([data](data.md)).
 
-`blip2 config check RUN.yaml` reports every mistake at once; `blip2 config show RUN.yaml` prints the file with every value
-that was left out.
+`blip2 config check RUN.yaml` reports every mistake at once; `blip2 config show RUN.yaml` prints the file with every
+value that was left out.
 ";
 
 /// A section of the page: one section of the schema, wherever it stands.
