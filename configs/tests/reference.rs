@@ -314,8 +314,7 @@ fn every_value_of_the_preset_stands_on_the_page() {
 #[test]
 fn links_lead_to_headings() {
     let page = made();
-    let headings: Vec<String> =
-        page.lines().filter_map(|line| line.strip_prefix("## ")).map(|heading| anchor(heading)).collect();
+    let headings: Vec<String> = page.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
     let mut links = 0;
     for rest in page.split("](#").skip(1) {
         let target = rest.split(')').next().unwrap().to_owned();

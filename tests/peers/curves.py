@@ -151,7 +151,8 @@ def drawing(names, runs, kinds, marks):
     sheet = [panels for panels in ([(stage, term) for term in TERMS.get(kind, []) if term in runs[0][stage]]
                                    for stage, kind in kinds.items()) if panels]
     whole = (across * width, top + height * len(sheet))
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}" font-family="sans-serif" font-size="11">',
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}" font-family="sans-serif" '
+           'font-size="11">',
            f'<rect width="{whole[0]}" height="{whole[1]}" fill="white"/>']
     for place, name in enumerate(names):
         out.append(f'<text x="{46 + 160 * place}" y="18" fill="{COLOURS[place % len(COLOURS)]}">{name}</text>')
