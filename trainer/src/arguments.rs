@@ -15,10 +15,12 @@ pub use eval::EvalCommand;
 #[derive(Parser)]
 #[command(name = "blip2-rank", version)]
 pub struct Arguments {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// The commands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Say which libraries were found, and compute a small sum through each of them.
@@ -55,6 +57,7 @@ pub enum Command {
     BenchCheckpoint(BenchCheckpointArguments),
 }
 
+/// `blip2-rank bench-checkpoint`
 #[derive(clap::Args)]
 pub struct BenchCheckpointArguments {
     /// An empty folder; a path or an object store's URI.
@@ -152,6 +155,7 @@ pub struct CaptionArguments {
 /// `blip2-rank train`
 #[derive(clap::Args)]
 pub struct TrainArguments {
+    /// The config.
     #[command(flatten)]
     pub config: ConfigArguments,
     /// Start anew: what the run's folder holds is moved to `before-<n>` in it.
@@ -258,6 +262,7 @@ pub enum CheckpointsCommand {
     },
 }
 
+/// Who is to read exported weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ExportFormat {
     /// transformers.
@@ -311,6 +316,7 @@ impl ConfigArguments {
     }
 }
 
+/// How progress is told on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProgressFormat {
     /// Not at all.
