@@ -59,8 +59,19 @@ pub struct FieldSchema {
 pub struct KindsSchema {
     /// What the section is.
     pub doc: String,
-    /// Each kind: its name and its keys besides `kind`.
-    pub kinds: Vec<(&'static str, SectionSchema)>,
+    /// Each kind, in the order in which they are documented.
+    pub kinds: Vec<KindSchema>,
+}
+
+/// One kind of a section.
+#[derive(Clone, Debug)]
+pub struct KindSchema {
+    /// The word after `kind:`.
+    pub name: &'static str,
+    /// What the section is when it is of this kind.
+    pub doc: String,
+    /// Its keys besides `kind`.
+    pub section: SectionSchema,
 }
 
 /// One line of the configuration reference.
@@ -99,7 +110,7 @@ impl Shape {
                 )
             }
             Shape::Kinds(schema) => {
-                format!("a section with `kind`: {}", listed(schema.kinds.iter().map(|(name, _)| *name)))
+                format!("a section with `kind`: {}", listed(schema.kinds.iter().map(|kind| kind.name)))
             }
         }
     }
@@ -110,8 +121,8 @@ impl Shape {
             Shape::Optional(inner) => inner.list_below(path, all),
             Shape::Section(schema) => schema.list_below(path, all),
             Shape::Kinds(schema) => {
-                for (name, section) in &schema.kinds {
-                    section.list_below(&format!("{path}{{{name}}}"), all);
+                for kind in &schema.kinds {
+                    kind.section.list_below(&format!("{path}{{{}}}", kind.name), all);
                 }
             }
             _ => {}
@@ -125,7 +136,7 @@ impl SectionSchema {
             let path = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
             let allowed = match &field.shape {
                 Shape::Choice(choices) => choices.iter().map(|(name, _)| (*name).to_owned()).collect(),
-                Shape::Kinds(schema) => schema.kinds.iter().map(|(name, _)| (*name).to_owned()).collect(),
+                Shape::Kinds(schema) => schema.kinds.iter().map(|kind| kind.name.to_owned()).collect(),
                 _ => Vec::new(),
             };
             all.push(Reference {
@@ -140,10 +151,15 @@ impl SectionSchema {
     }
 }
 
-/// Every key of a run in the order of the sections: what the configuration reference lists.
+/// What a whole run looks like: the root that the sections hang from.
+pub fn run() -> Shape {
+    Run::shape()
+}
+
+/// Every key of a run in the order of the sections.
 pub fn reference() -> Vec<Reference> {
     let mut all = Vec::new();
-    Run::shape().list_below("", &mut all);
+    run().list_below("", &mut all);
     all
 }
 

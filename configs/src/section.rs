@@ -106,7 +106,11 @@ macro_rules! kinds {
             fn shape() -> $crate::schema::Shape {
                 $crate::schema::Shape::Kinds($crate::schema::KindsSchema {
                     doc: $crate::section::joined(&[$($doc),+]),
-                    kinds: vec![$( ($tag, <$section as $crate::section::Keys>::schema()) ),+],
+                    kinds: vec![$( $crate::schema::KindSchema {
+                        name: $tag,
+                        doc: $crate::section::joined(&[$($variant_doc),+]),
+                        section: <$section as $crate::section::Keys>::schema(),
+                    } ),+],
                 })
             }
 

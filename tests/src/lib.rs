@@ -8,6 +8,7 @@ pub mod fault_proxy;
 pub mod gate;
 pub mod http;
 pub mod object_servers;
+pub mod pages;
 pub mod programs;
 pub mod ranks;
 pub mod runs;

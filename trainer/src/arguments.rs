@@ -17,10 +17,12 @@ pub use eval::EvalCommand;
 #[derive(Parser)]
 #[command(name = "blip2-rank", version)]
 pub struct Arguments {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// The commands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Say which libraries were found, and compute a small sum through each of them.
@@ -60,6 +62,7 @@ pub enum Command {
     Doctor(DoctorArguments),
 }
 
+/// `blip2-rank bench-checkpoint`
 #[derive(clap::Args)]
 pub struct BenchCheckpointArguments {
     /// An empty folder; a path or an object store's URI.
@@ -165,6 +168,7 @@ pub struct CaptionArguments {
 /// `blip2-rank train`
 #[derive(clap::Args)]
 pub struct TrainArguments {
+    /// The config.
     #[command(flatten)]
     pub config: ConfigArguments,
     /// Start anew: what the run's folder holds is moved to `before-<n>` in it.
@@ -271,6 +275,7 @@ pub enum CheckpointsCommand {
     },
 }
 
+/// Who is to read exported weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ExportFormat {
     /// transformers.
@@ -324,6 +329,7 @@ impl ConfigArguments {
     }
 }
 
+/// How progress is told on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProgressFormat {
     /// Not at all.

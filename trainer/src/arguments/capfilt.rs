@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+/// What is made.
 #[derive(Subcommand)]
 pub enum CapfiltCommand {
     /// Write captions of every image.
