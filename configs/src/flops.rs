@@ -57,6 +57,16 @@ impl Flops {
     }
 }
 
+/// FLOPs per image that a rank with several slices spends on passes that it makes twice: stage 1 computes the features of all
+/// slices first, and keeps the graph of none. They are no part of [`Flops`].
+pub fn repeated(model: &Model, stage: &Stage) -> f64 {
+    let passes = Passes::of(model);
+    match stage {
+        Stage::Representation(_) => passes.image() + passes.positions(passes.text(), passes.text()),
+        Stage::Generative(_) => 0.0,
+    }
+}
+
 /// FLOPs of forward passes.
 struct Work {
     image_encoder: f64,
