@@ -17,7 +17,7 @@ pub struct Comparison {
     pub images_per_s: Option<f64>,
     /// The plan's error.
     pub images_per_s_error: Option<f64>,
-    /// The most memory of rank 0: its GPU's, or its own.
+    /// The most memory that rank 0 has held so far, earlier stages included: its GPU's, or its own.
     pub peak_memory_bytes: Option<f64>,
     /// The plan's error.
     pub peak_memory_error: Option<f64>,
@@ -32,34 +32,43 @@ pub struct Comparison {
 /// A store that fails.
 pub fn compare(run: &Run, plan: &mut Plan, ask_stores: bool) -> anyhow::Result<()> {
     let uri = run.run.output.as_str();
-    let is_there = local_folder(uri).is_some_and(|folder| folder.join("metrics").is_dir());
-    if !is_there && !(ask_stores && local_folder(uri).is_none()) {
+    let look = local_folder(uri).map_or(ask_stores, |folder| folder.join("metrics").is_dir());
+    if !look {
         return Ok(());
     }
     let place = Location::parse(uri)?;
     let history = block_on(gather::history(&place, Some(run)), "nothing was changed")?;
+    // One process runs all stages, and keeps what an earlier one touched: peaks are those of all stages so far.
+    let (mut planned_peak, mut measured_peak) = (0, None::<f64>);
     for stage in &mut plan.stages {
-        let records: Vec<&Record> = history.records.iter().filter(|record| record.stage == stage.name).collect();
         // libtorch's allocator, which metrics ask, does not count the context.
         let counted = stage.peak_memory_bytes - stage.memory_bytes.get("cuda_context").copied().unwrap_or_default();
-        stage.measured = measured(&records, stage.speed(), counted as f64);
+        planned_peak = counted.max(planned_peak);
+        let records: Vec<&Record> = history.records.iter().filter(|record| record.stage == stage.name).collect();
+        measured_peak = peak_of(&records).into_iter().chain(measured_peak).reduce(f64::max);
+        stage.measured = measured(&records, stage.speed(), (planned_peak as f64, measured_peak));
     }
     Ok(())
 }
 
-fn measured(records: &[&Record], planned_speed: Option<f64>, planned_memory: f64) -> Option<Comparison> {
+/// The most memory of rank 0 in bytes: its GPU's, or its own.
+fn peak_of(records: &[&Record]) -> Option<f64> {
+    let most = |name: &str| {
+        let values = records.iter().filter_map(|record| record.values.get(name).and_then(Value::as_f64));
+        values.reduce(f64::max).map(|mib| mib * f64::from(1 << 20))
+    };
+    most("gpu_peak_mib").or_else(|| most("resident_mib"))
+}
+
+/// `memory`: peaks as planned and as measured.
+fn measured(records: &[&Record], planned_speed: Option<f64>, memory: (f64, Option<f64>)) -> Option<Comparison> {
     let mut speeds: Vec<f64> = records.iter().filter_map(|record| record.images_per_s).collect();
     if records.is_empty() {
         return None;
     }
     speeds.sort_by(f64::total_cmp);
     let images_per_s = speeds.get(speeds.len() / 2).copied();
-    let most = |name: &str| {
-        let values = records.iter().filter_map(|record| record.values.get(name).and_then(Value::as_f64));
-        values.reduce(f64::max).map(|mib| mib * f64::from(1 << 20))
-    };
-    let gpu = most("gpu_peak_mib");
-    let peak_memory_bytes = gpu.or_else(|| most("resident_mib"));
+    let (planned_memory, peak_memory_bytes) = memory;
     let error = |planned: f64, found: f64| planned / found - 1.0;
     Some(Comparison {
         images_per_s,
@@ -88,18 +97,18 @@ mod tests {
             record(Some(1.0), &[]),
         ];
         let records: Vec<&Record> = records.iter().collect();
-        let found = measured(&records, Some(8.8), 210.0 * f64::from(1 << 20)).unwrap();
+        let memory = (210.0 * f64::from(1 << 20), peak_of(&records));
+        let found = measured(&records, Some(8.8), memory).unwrap();
         assert_eq!((found.images_per_s, found.reports), (Some(8.0), 4));
         assert!((found.images_per_s_error.unwrap() - 0.1).abs() < 1e-9);
         assert!((found.peak_memory_error.unwrap() - 0.05).abs() < 1e-9);
-        assert_eq!(measured(&records, None, 1.0).unwrap().images_per_s_error, None);
-        assert_eq!(measured(&[], Some(1.0), 1.0), None);
+        assert_eq!(measured(&records, None, memory).unwrap().images_per_s_error, None);
+        assert_eq!(measured(&[], Some(1.0), memory), None);
     }
 
     #[test]
     fn a_gpus_memory_counts_where_there_is_one() {
         let one = record(Some(1.0), &[("resident_mib", 100.0), ("gpu_peak_mib", 50.0)]);
-        let found = measured(&[&one], None, 50.0 * f64::from(1 << 20)).unwrap();
-        assert_eq!(found.peak_memory_error, Some(0.0));
+        assert_eq!(peak_of(&[&one]), Some(50.0 * f64::from(1 << 20)));
     }
 }
