@@ -292,7 +292,8 @@ mod tests {
         let whole = stage1(&[]);
         near(whole.total() - stage1(&["stages.representation.losses.itm=0"]).total(), 164.672_372_736);
         near(whole.total() - stage1(&["stages.representation.losses.itg=0"]).total(), 21.147_992_064);
-        let trained = stage1(&["stages.representation.train_image_encoder=true"]);
+        let trained =
+            stage1(&["stages.representation.train_image_encoder=true", "stages.generative.train_image_encoder=true"]);
         near(trained.image_encoder, 3.0 * 520.719_260_16);
         assert_eq!(trained.qformer, whole.qformer);
     }

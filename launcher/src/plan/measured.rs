@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Plan;
+use super::memory::Device;
 use crate::data::block_on;
 use crate::report::gather::{self, Record};
 use crate::source::local_folder;
@@ -37,6 +38,7 @@ pub fn compare(run: &Run, plan: &mut Plan, ask_stores: bool) -> anyhow::Result<(
         return Ok(());
     }
     let place = Location::parse(uri)?;
+    let on_gpu = plan.gpu.is_some() || Device::of(run) == Device::Gpu;
     let history = block_on(gather::history(&place, Some(run)), "nothing was changed")?;
     // One process runs all stages, and keeps what an earlier one touched: peaks are those of all stages so far.
     let (mut planned_peak, mut measured_peak) = (0, None::<f64>);
@@ -45,19 +47,19 @@ pub fn compare(run: &Run, plan: &mut Plan, ask_stores: bool) -> anyhow::Result<(
         let counted = stage.peak_memory_bytes - stage.memory_bytes.get("cuda_context").copied().unwrap_or_default();
         planned_peak = counted.max(planned_peak);
         let records: Vec<&Record> = history.records.iter().filter(|record| record.stage == stage.name).collect();
-        measured_peak = peak_of(&records).into_iter().chain(measured_peak).reduce(f64::max);
-        stage.measured = measured(&records, stage.speed(), (planned_peak as f64, measured_peak));
+        measured_peak = peak_of(&records, on_gpu).into_iter().chain(measured_peak).reduce(f64::max);
+        // A run on processors says nothing of a plan for GPUs.
+        let speed = stage.speed().filter(|_| !on_gpu || measured_peak.is_some());
+        stage.measured = measured(&records, speed, (planned_peak as f64, measured_peak));
     }
     Ok(())
 }
 
 /// The most memory of rank 0 in bytes: its GPU's, or its own.
-fn peak_of(records: &[&Record]) -> Option<f64> {
-    let most = |name: &str| {
-        let values = records.iter().filter_map(|record| record.values.get(name).and_then(Value::as_f64));
-        values.reduce(f64::max).map(|mib| mib * f64::from(1 << 20))
-    };
-    most("gpu_peak_mib").or_else(|| most("resident_mib"))
+fn peak_of(records: &[&Record], on_gpu: bool) -> Option<f64> {
+    let name = if on_gpu { "gpu_peak_mib" } else { "resident_mib" };
+    let values = records.iter().filter_map(|record| record.values.get(name).and_then(Value::as_f64));
+    values.reduce(f64::max).map(|mib| mib * f64::from(1 << 20))
 }
 
 /// `memory`: peaks as planned and as measured.
@@ -97,7 +99,7 @@ mod tests {
             record(Some(1.0), &[]),
         ];
         let records: Vec<&Record> = records.iter().collect();
-        let memory = (210.0 * f64::from(1 << 20), peak_of(&records));
+        let memory = (210.0 * f64::from(1 << 20), peak_of(&records, false));
         let found = measured(&records, Some(8.8), memory).unwrap();
         assert_eq!((found.images_per_s, found.reports), (Some(8.0), 4));
         assert!((found.images_per_s_error.unwrap() - 0.1).abs() < 1e-9);
@@ -107,8 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gpus_memory_counts_where_there_is_one() {
+    fn a_plan_for_gpus_is_compared_with_gpus() {
         let one = record(Some(1.0), &[("resident_mib", 100.0), ("gpu_peak_mib", 50.0)]);
-        assert_eq!(peak_of(&[&one]), Some(50.0 * f64::from(1 << 20)));
+        assert_eq!(peak_of(&[&one], true), Some(50.0 * f64::from(1 << 20)));
+        assert_eq!(peak_of(&[&one], false), Some(100.0 * f64::from(1 << 20)));
+        assert_eq!(peak_of(&[&record(None, &[("resident_mib", 1.0)])], true), None);
     }
 }

@@ -171,7 +171,7 @@ fn notes(run: &Run, request: &Request, device: Device, calibrated: bool) -> Vec<
          they are assumed.",
     );
     note(
-        device == Device::Gpu && request.ranks > 1,
+        request.gpu.is_some() && request.ranks > 1,
         "The time of the exchange between GPUs is computed, not measured: 20 GB/s between a GPU and its host, 25 GB/s for each \
          GPU between machines. No step on several GPUs was measured so far.",
     );
@@ -180,8 +180,8 @@ fn notes(run: &Run, request: &Request, device: Device, calibrated: bool) -> Vec<
         "No speed: name a GPU with --gpu, or measure on a machine like those of the run with --calibrate.",
     );
     note(
-        calibrated && request.ranks > run.cluster.ranks_per_node,
-        "The exchange between machines is not in the measured step.",
+        calibrated && request.ranks > if device == Device::Gpu { 1 } else { run.cluster.ranks_per_node },
+        "The measured step has no exchange with ranks that it was not taken with: those of other GPUs and machines.",
     );
     note(
         run.stages.iter().any(Stage::train_image_encoder) && run.model.image_encoder.recompute(),

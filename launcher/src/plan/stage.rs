@@ -101,11 +101,7 @@ impl StagePlan {
         let flops = |flops: Flops| with_total(flops.parts().map(|(name, flops)| (name, flops / 1e9)));
         let bytes_per_step = stage.global_batch() as f64 * request.image_bytes;
         let eta_s = speed.as_ref().map(|speed| speed.step_s * stage.steps() as f64);
-        let in_run = |measured: Measured| {
-            // What a benchmark has not, and a run on processors has.
-            let besides = memory.parts.iter().filter(|(name, _)| ["loader", "checkpoint_copy"].contains(name));
-            Some(measured.peak_memory_bytes? + besides.map(|(_, bytes)| bytes).sum::<u64>())
-        };
+        let in_run = |measured: Measured| Some(measured.peak_memory_bytes? + memory.besides_benchmark());
         Self {
             name: stage.name().to_owned(),
             steps: stage.steps(),

@@ -69,7 +69,7 @@ fn a_measured_step_makes_a_plan() {
     // 16 images and, on two cores that are busy, their decoding.
     let step_s = 2.0 + 16.0 * 11_000.0 / speed::DECODED_BYTES_PER_S / 2.0;
     assert!((stage.speed().unwrap() - 16.0 / step_s).abs() < 1e-9);
-    let besides = stage.memory_bytes["loader"] + stage.memory_bytes["checkpoint_copy"];
+    let besides: u64 = ["loader", "checkpoint_copy", "rest_of_run"].iter().map(|part| stage.memory_bytes[part]).sum();
     assert_eq!(stage.peak_memory_bytes, (1 << 30) + besides);
     assert!(text::text(&run, &plan).contains("timed on this machine"));
 }

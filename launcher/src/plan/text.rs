@@ -13,6 +13,9 @@ use crate::report::duration;
 const MODEL_PARTS: [(&str, &str); 3] =
     [("image_encoder", "image encoder"), ("qformer", "Q-Former"), ("language_model", "language model")];
 
+/// Characters of a value in one line.
+const WIDTH: usize = 84;
+
 /// The whole page.
 pub fn text(run: &Run, plan: &Plan) -> String {
     let mut page = String::new();
@@ -32,7 +35,7 @@ pub fn text(run: &Run, plan: &Plan) -> String {
     }
     if !plan.notes.is_empty() {
         page.push('\n');
-        plan.notes.iter().for_each(|note| line(&mut page, format_args!("{note}")));
+        plan.notes.iter().for_each(|note| add_row(&mut page, "note", note));
     }
     page
 }
@@ -42,20 +45,14 @@ fn add_stage(page: &mut String, plan: &Plan, stage: &StagePlan) {
     let slices = format!("{} of {}", stage.slices, grouped(stage.slice_size as u64));
     line(page, format_args!("{}: {steps} steps, batches of {batch} images, slices: {slices}", stage.name));
     add_model(page, stage);
-    let mut row = |name: &str, value: String| line(page, format_args!("  {name:<16}{value}"));
+    let mut row = |name: &str, value: String| add_row(page, name, &value);
     row("memory per rank", format!("{}: {}", bytes(stage.peak_memory_bytes), parts_of(&stage.memory_bytes)));
     if !stage.host_memory_bytes.is_empty() {
         let total = stage.host_memory_bytes.values().sum();
         row("on its host", format!("{}: {}", bytes(total), parts_of(&stage.host_memory_bytes)));
     }
     if plan.gpu.is_some() {
-        row(
-            "largest slice",
-            match stage.largest_slice {
-                Some(images) => format!("{} images, with one slice for each rank", grouped(images)),
-                None => "not even one image fits this GPU".to_owned(),
-            },
-        );
+        row("largest slice", largest_slice(stage));
     }
     let store = |name: &str| decimal(stage.store_bytes.get(name).copied().unwrap_or_default());
     let kb = plan.image_kb;
@@ -75,6 +72,19 @@ fn add_stage(page: &mut String, plan: &Plan, stage: &StagePlan) {
                 .map(|peak| format!("{} of rank 0{}", bytes(peak as u64), error(measured.peak_memory_error))),
         );
         line(page, format_args!("  {:<16}{}, from {} reports", "measured", said.join(", "), measured.reports));
+    }
+}
+
+fn largest_slice(stage: &StagePlan) -> String {
+    match stage.largest_slice {
+        Some(images) if images < stage.slice_size as u64 => {
+            let images = grouped(images);
+            format!(
+                "{images} images fit with one slice for each rank, fewer than the run has; raise `slices` of the stage"
+            )
+        }
+        Some(images) => format!("{} images fit with one slice for each rank", grouped(images)),
+        None => "not even one image fits this GPU".to_owned(),
     }
 }
 
@@ -100,17 +110,13 @@ fn network(bytes: &BTreeMap<&'static str, u64>) -> String {
         return "nothing: one rank".to_owned();
     }
     let (gathered, negatives, gradients) = (of("gathered"), of("negatives"), of("gradients"));
-    format!(
-        "{} received by each rank and step: gradients {}, weights and features {}, drawn images at most {}",
-        decimal(of("total")),
-        decimal(gradients),
-        decimal(gathered),
-        decimal(negatives)
-    )
+    let drawn = if negatives > 0.0 { format!(", drawn images at most {}", decimal(negatives)) } else { String::new() };
+    let [total, gradients, gathered] = [of("total"), gradients, gathered].map(decimal);
+    format!("{total} received by a rank in a step: gradients {gradients}, weights and features {gathered}{drawn}")
 }
 
 fn add_speed(page: &mut String, plan: &Plan, stage: &StagePlan) {
-    let mut row = |name: &str, value: String| line(page, format_args!("  {name:<16}{value}"));
+    let mut row = |name: &str, value: String| add_row(page, name, &value);
     let (Some(images), Some(steps)) = (stage.speed(), stage.steps_per_s) else {
         if let Some(reason) = &stage.no_speed {
             row("speed", format!("not known: {reason}"));
@@ -183,6 +189,24 @@ fn grouped(count: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Adds a name and a value, which goes on below itself where it is long; short parts between commas stay together.
+fn add_row(page: &mut String, name: &str, value: &str) {
+    let together = |part: &str| part.chars().count() < WIDTH / 2;
+    let pieces = value.split_inclusive(", ").flat_map(|part| match together(part) {
+        true => vec![part],
+        false => part.split_inclusive(' ').collect(),
+    });
+    let (mut name, mut row) = (name, String::new());
+    for piece in pieces {
+        if !row.is_empty() && row.chars().count() + piece.trim_end().chars().count() > WIDTH {
+            line(page, format_args!("  {name:<16}{row}"));
+            (name, row) = ("", String::new());
+        }
+        row.push_str(piece);
+    }
+    line(page, format_args!("  {name:<16}{row}"));
 }
 
 /// Adds a line; writing to a string cannot fail.
