@@ -57,6 +57,16 @@ impl Flops {
     }
 }
 
+/// FLOPs per image that a rank with several slices spends on passes that it makes twice: stage 1 computes the features of all
+/// slices first, and keeps the graph of none. They are no part of [`Flops`].
+pub fn repeated(model: &Model, stage: &Stage) -> f64 {
+    let passes = Passes::of(model);
+    match stage {
+        Stage::Representation(_) => passes.image() + passes.positions(passes.text(), passes.text()),
+        Stage::Generative(_) => 0.0,
+    }
+}
+
 /// FLOPs of forward passes.
 struct Work {
     image_encoder: f64,
@@ -282,7 +292,8 @@ mod tests {
         let whole = stage1(&[]);
         near(whole.total() - stage1(&["stages.representation.losses.itm=0"]).total(), 164.672_372_736);
         near(whole.total() - stage1(&["stages.representation.losses.itg=0"]).total(), 21.147_992_064);
-        let trained = stage1(&["stages.representation.train_image_encoder=true"]);
+        let trained =
+            stage1(&["stages.representation.train_image_encoder=true", "stages.generative.train_image_encoder=true"]);
         near(trained.image_encoder, 3.0 * 520.719_260_16);
         assert_eq!(trained.qformer, whole.qformer);
     }

@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_trained_image_encoder_is_counted() {
-        let sets = ["stages.representation.train_image_encoder=true".to_owned()];
+        let sets = ["representation", "generative"].map(|stage| format!("stages.{stage}.train_image_encoder=true"));
         let run = crate::load_str("mid", crate::preset("mid").unwrap(), &Overrides::new(sets)).unwrap();
         let stage = &run.stages[0];
         let all = Tensors::trained(&run.model, stage).count();

@@ -7,6 +7,7 @@ mod decoding;
 mod doctor;
 mod eval;
 mod fetch;
+mod plan;
 mod ranks;
 mod slurm;
 mod weights;
@@ -22,6 +23,7 @@ pub use decoding::DecodingArgs;
 pub use doctor::{DoctorArgs, GROUPS};
 pub use eval::{EvalArgs, EvalCommand, RetrievalArgs, ScoreArgs, TableArgs};
 pub use fetch::FetchArgs;
+pub use plan::PlanArgs;
 pub use ranks::{CaptionArgs, DemoArgs, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs};
 pub use slurm::{StatusArgs, SubmitArgs};
 pub use weights::{ExportArgs, ImportArgs, InspectWeightsArgs, ModelArgs, VerifyWeightsArgs, WeightsCommand};
@@ -46,6 +48,8 @@ pub enum Command {
     Launch(LaunchArgs),
     /// Write a run's batch job and submit it to SLURM; preempted jobs go on by themselves.
     Submit(SubmitArgs),
+    /// Say what a run will take: parameters, FLOPs, memory, bytes, time and cost of each stage; after it, how wrong that was.
+    Plan(PlanArgs),
     /// Say where a run is: state, step, loss, speed, time left, last checkpoint, job, ranks.
     Status(StatusArgs),
     /// Score a checkpoint or predictions: retrieval, captions, answers; and print the paper's tables.

@@ -15,6 +15,7 @@ pub mod exit;
 pub mod html;
 pub mod launch;
 pub mod outcome;
+pub mod plan;
 pub mod progress;
 pub mod ranks;
 pub mod relaunch;

@@ -236,3 +236,110 @@ fn a_runs_file_is_timed_at_its_own_sizes() {
     refused(&bench(&["--run", &tiny, "--recompute"]), &["--run", "--recompute"]);
     refused(&bench(&["--run", "preset:tiny_finetune_retrieval", "--stage", "2"]), &["has no such stage", "generative"]);
 }
+
+/// The plan as JSON.
+fn plan(arguments: &[&str]) -> serde_json::Value {
+    let output = blip2(&[&["plan"], arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_plan_tells_the_published_figures_and_the_page_of_the_docs() {
+    let command = ["plan", "vitg_opt2.7b", "--gpu", "h100", "--ranks", "16"];
+    let page = stdout(&blip2(&command));
+    let docs = std::fs::read_to_string(checkout().join("docs/planning.md")).unwrap();
+    let shown = docs.split(&format!("$ blip2 {}\n", command.join(" "))).nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(page, shown, "docs/planning.md shows another page");
+
+    let value = plan(&command[1..]);
+    assert_eq!((value["schema_version"].as_u64(), value["ranks"].as_u64()), (Some(1), Some(16)));
+    let [first, second] = [0, 1].map(|stage| &value["stages"][stage]);
+    let near = |found: &serde_json::Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 0.05;
+    assert!(near(&first["forward_gflop_per_image"]["image_encoder"], 520.7), "{first}");
+    assert!(near(&first["gflop_per_image"]["total"], 761.2), "{first}");
+    assert!(near(&second["gflop_per_image"]["total"], 1224.1), "{second}");
+    assert_eq!(first["parameters"]["image_encoder"]["count"], 985_949_440);
+    for stage in [first, second] {
+        let eta = stage["eta_s"]["stage"].as_f64().unwrap();
+        let images = stage["steps"].as_f64().unwrap() * stage["global_batch"].as_f64().unwrap();
+        assert!((eta * stage["images_per_s"]["total"].as_f64().unwrap() / images - 1.0).abs() < 1e-9, "{stage}");
+    }
+    // Without a GPU there is no speed; more ranks share the moments.
+    let silent = plan(&["vitg_opt2.7b"]);
+    assert_eq!(silent["stages"][0]["images_per_s"], serde_json::json!({}));
+    let moments =
+        |ranks: &str| plan(&["vitg_opt2.7b", "--ranks", ranks])["stages"][0]["memory_bytes"]["moments"].as_u64();
+    assert_eq!(moments("8"), moments("16").map(|bytes| 2 * bytes));
+}
+
+#[test]
+fn a_plan_that_cannot_be_made_says_why() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["tiny", "--gpu", "abacus"], "expected one of v100, a100-40gb"),
+        (&["tiny", "--ranks", "3"], "found 3 ranks for 2 slices"),
+        (&["tiny", "--price", "-1"], "expected a number above 0"),
+        (&["tiny", "--gpu", "h100", "--calibrate"], "--calibrate"),
+        (&["tinny"], "tinny"),
+    ];
+    for (arguments, message) in cases {
+        let output = blip2(&[&["plan"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{arguments:?} failed and still answered");
+    }
+    let mut calibrated = Command::new(built("blip2"));
+    let output = calibrated.args(["plan", "tiny", "--calibrate"]).env("BLIP2_RANK", "/nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("BLIP2_RANK names /nowhere"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_calibrated_plan_counts_measured_steps_and_its_own_error() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    // What `blip2-rank bench-step` answers; it leaves behind what it was asked.
+    let rank = folder.path().join("rank");
+    let asked = folder.path().join("asked");
+    let answer = r#"{"sides": [{"step_seconds": [2.0, 2.0, 9.0]}], "peak_memory_bytes": 1000000000}"#;
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\necho '{answer}'\n", asked.display());
+    std::fs::write(&rank, script).unwrap();
+    std::fs::set_permissions(&rank, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // What a run of the first stage reported.
+    let output = folder.path().join("run");
+    std::fs::create_dir_all(output.join("metrics")).unwrap();
+    let record = |step: u64, rate: f64| {
+        format!("{{\"stage\":\"representation\",\"step\":{step},\"images_per_s\":{rate},\"resident_mib\":1200.0}}\n")
+    };
+    std::fs::write(output.join("metrics/0.jsonl"), record(5, 8.0) + &record(10, 8.0)).unwrap();
+
+    let set = format!("run.output={}", output.display());
+    let mut command = Command::new(built("blip2"));
+    command.args(["plan", "mid", "--ranks", "1", "--calibrate", "--set", &set, "--json"]);
+    let planned = command.env("BLIP2_RANK", &rank).output().unwrap();
+    assert!(planned.status.success(), "{}", stderr(&planned));
+    let value: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(value["calibrated"], true);
+    let stage = &value["stages"][0];
+    // 16 images in 2 s, and a little for decoding.
+    let speed = stage["images_per_s"]["total"].as_f64().unwrap();
+    assert!((7.9..=8.0).contains(&speed), "{speed}");
+    assert!((stage["measured"]["images_per_s_error"].as_f64().unwrap() - (speed / 8.0 - 1.0)).abs() < 1e-9);
+    let peak = stage["peak_memory_bytes"].as_f64().unwrap();
+    assert!(peak > 1e9, "a run holds more than its steps: {peak}");
+    let error = peak / (1200.0 * f64::from(1 << 20)) - 1.0;
+    assert!((stage["measured"]["peak_memory_error"].as_f64().unwrap() - error).abs() < 1e-9, "{stage}");
+    assert!(value["stages"][1]["measured"].is_null());
+
+    let asked = std::fs::read_to_string(asked).unwrap();
+    let lines: Vec<&str> = asked.lines().collect();
+    assert_eq!(lines.len(), 2, "{asked}");
+    for (line, number) in lines.iter().zip(["1", "2"]) {
+        assert!(line.starts_with("bench-step --run /"), "{line}");
+        assert!(line.contains(&format!(" --stage {number} --batch 16 --slices 2 ")), "{line}");
+        assert!(line.ends_with("--threads 1"), "{line}");
+        let file = line.split(' ').nth(2).unwrap();
+        assert!(!Path::new(file).exists(), "{file} was left behind");
+    }
+}
