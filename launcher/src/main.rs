@@ -9,7 +9,7 @@ use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
 use launcher::{
-    bench_step, checkpoints, config, data, demo, eval, exit, launch, report, status, submit, verify, weights,
+    bench_step, checkpoints, config, dashboard, data, demo, eval, exit, launch, report, status, submit, verify, weights,
 };
 
 fn main() -> ExitCode {
@@ -30,6 +30,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Launch(args) => launch::run(&args, &programs()?),
         Command::Submit(args) => submit::run(&args, &programs()?),
         Command::Status(args) => status::run(&args, &programs()?),
+        Command::Dashboard(args) => dashboard::run(&args, &programs()?),
         Command::Eval(command) => eval::run(&command, programs),
         Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),

@@ -18,20 +18,20 @@ fn found() -> Found {
         ..Record::default()
     };
     Found {
-        speeds: vec![("representation".into(), 100.0)],
         config: Some(config),
         launches: 2,
         launched: 900.0,
-        commit: Some(Commit {
+        commits: vec![Commit {
+            launch: 2,
             stage_index: 1,
             stage: "representation".into(),
             step: 90,
+            folder: "checkpoints/1".into(),
             uri: "runs/tiny/checkpoints/1".into(),
             time: 990.0,
-        }),
-        record: Some(record),
-        outcome: None,
-        ranks: None,
+        }],
+        records: vec![record],
+        ..Found::default()
     }
 }
 
@@ -68,7 +68,7 @@ fn one_word_for_every_situation() {
 fn a_run_whose_last_step_is_committed_is_done() {
     let mut found = found();
     let steps = found.config.as_ref().unwrap().stages[1].steps();
-    let commit = found.commit.as_mut().unwrap();
+    let commit = &mut found.commits[0];
     (commit.stage_index, commit.stage, commit.step) = (2, "generative".into(), steps);
     let status = status(&found, &Outside { now: 2000.0, ..Outside::default() }, "runs/tiny");
     assert_eq!((status.state, status.step, status.eta_s), (State::Done, Some(steps), None));
@@ -97,4 +97,30 @@ fn ranks_are_a_table_of_what_the_supervision_noted() {
     let shown = text(&status(&found, &Outside { launcher_alive: true, now: 1010.0, job: None }, "runs/tiny"));
     assert!(shown.contains("rank  host  does       step  quiet s"), "{shown}");
     assert!(shown.contains("1     n1    data wait  7     0.4"), "{shown}");
+}
+
+#[test]
+fn a_record_that_is_long_due_is_a_stall() {
+    let mut found = found();
+    let last = found.records[0].clone();
+    found.records = (0..=4).map(|n| Record { time: Some(1000.0 + 20.0 * f64::from(n)), ..last.clone() }).collect();
+    let at = |found: &Found, now: f64| {
+        let alive = Outside { launcher_alive: true, now, job: None };
+        status(found, &alive, "runs/tiny")
+    };
+    // Every 20 s; the last at 1080.
+    let shown = at(&found, 1279.0);
+    assert_eq!((shown.state, shown.stalled), (State::Running, None));
+    let late = at(&found, 1281.0);
+    assert_eq!(late.stalled.as_deref(), Some("no record for 3 min 21 s; usually one comes every 20 s"));
+    assert!(text(&late).contains("stalled     no record for 3 min 21 s"), "{}", text(&late));
+    // Ranks that evaluate or write a checkpoint have the time of a first step.
+    let beat = serde_json::json!({ "ranks": [{ "rank": 0, "beat": { "phase": "evaluation" } }] });
+    found.ranks = Some(beat);
+    assert_eq!(at(&found, 1281.0).stalled, None);
+    assert!(at(&found, 1e6).stalled.is_some());
+    // A run that has ended does not stall.
+    found.outcome = Some(Outcome { time: 1100, ..outcome(1).unwrap() });
+    let ended = status(&found, &Outside { now: 1e6, ..Outside::default() }, "runs/tiny");
+    assert_eq!((ended.state, ended.stalled), (State::Failed, None));
 }
