@@ -109,7 +109,8 @@ fn read(shared: &Shared, mut watcher: Watcher, runtime: &tokio::runtime::Runtime
             Ok(Ok(seen)) => state.known = Known { seen: Some(Arc::new(seen)), error: None },
             Ok(Err(error)) => state.known.error = Some(error.to_string()),
             Err(_late) => {
-                state.known.error = Some(format!("the store did not answer within {} s; it is asked again", LIMIT.as_secs()));
+                state.known.error =
+                    Some(format!("the store did not answer within {} s; it is asked again", LIMIT.as_secs()));
             }
         }
         shared.changed.notify_all();

@@ -185,7 +185,8 @@ fn reply_to(head: &str, answer: &Answer) -> (Reply, bool) {
     let host = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("host"));
     if !host.is_none_or(|(_, host)| is_own(host.trim())) {
         // A page elsewhere whose name was made to lead here would read the run through the browser of who looks at it.
-        let text = "found another host's name in the request; expected 127.0.0.1 or localhost. Open the page by one of them";
+        let text =
+            "found another host's name in the request; expected 127.0.0.1 or localhost. Open the page by one of them";
         return (Reply::text(403, text), false);
     }
     let is_head = method == "HEAD";
@@ -216,7 +217,11 @@ fn read_head(mut stream: &TcpStream) -> io::Result<Option<String>> {
     let mut piece = [0; 2048];
     loop {
         stream.set_read_timeout(Some(left(until)?))?;
-        let length = stream.read(&mut piece)?;
+        let length = match stream.read(&mut piece) {
+            // A signal to the launcher is none to the client.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if length == 0 {
             return if head.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(None) };
         }

@@ -51,7 +51,10 @@ pub fn counts(found: &Found) -> Vec<(&'static str, u64)> {
     vec![
         ("failures", found.faults.failures.len() as u64),
         ("restarts", found.launches.saturating_sub(1)),
-        ("records with a value that is not finite", found.records.iter().filter(|record| !is_finite(record)).count() as u64),
+        (
+            "records with a value that is not finite",
+            found.records.iter().filter(|record| !is_finite(record)).count() as u64,
+        ),
         ("updates left out", sum(&|name| name == "skipped_updates")),
         ("samples replaced", sum(&is_replaced)),
         ("checkpoints left out, as the one before was being written", sum(&|name| name == "checkpoint/skipped")),
@@ -107,9 +110,13 @@ mod tests {
         let found = Found {
             launches: 3,
             records: vec![
-                record(r#"{"stage": "a", "step": 1, "losses": {"itc": 1.0}, "skipped_updates": 1, "data/x/skipped": 1}"#),
-                record(r#"{"stage": "a", "step": 2, "losses": {"itc": null}, "skipped_updates": 2, "data/x/skipped": 3,
-                    "data/x/skipped/truncated": 3}"#),
+                record(
+                    r#"{"stage": "a", "step": 1, "losses": {"itc": 1.0}, "skipped_updates": 1, "data/x/skipped": 1}"#,
+                ),
+                record(
+                    r#"{"stage": "a", "step": 2, "losses": {"itc": null}, "skipped_updates": 2, "data/x/skipped": 3,
+                    "data/x/skipped/truncated": 3}"#,
+                ),
                 record(r#"{"stage": "b", "step": 1, "losses": {"lm": 1.0}, "grad_norm": null, "data/x/skipped": 4}"#),
             ],
             ..Found::default()

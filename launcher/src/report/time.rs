@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn records_count_as_often_as_they_have_steps() {
         let first = record(1, r#", "time/step": 5.0, "time/data_wait": 4.0, "time/qformer": 1.0"#);
-        let second = record(10, r#", "time/step": 1.0, "time/data_wait": 0.25, "time/qformer": 0.75, "time/decode": 2.0"#);
+        let second =
+            record(10, r#", "time/step": 1.0, "time/data_wait": 0.25, "time/qformer": 0.75, "time/decode": 2.0"#);
         let mean = StepTime::over(&[&first, &second]).unwrap();
         // One step of 5 s and nine of 1 s.
         assert!((mean.step_s - 1.4).abs() < 1e-9, "{mean:?}");
@@ -178,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_bar_is_as_wide_as_the_step() {
-        let one = record(5, r#", "time/step": 0.2, "time/data_wait": 0.05, "time/image_encoder": 0.1, "time/other": 0.05"#);
+        let one =
+            record(5, r#", "time/step": 0.2, "time/data_wait": 0.05, "time/image_encoder": 0.1, "time/other": 0.05"#);
         let figure = StepTime::over(&[&one]).unwrap().figure("Time of a step");
         assert!(figure.contains(r#"class="part-data_wait" x="0.0" y="0" width="250.0""#), "{figure}");
         assert!(figure.contains(r#"class="part-image_encoder" x="250.0" y="0" width="500.0""#), "{figure}");
