@@ -324,7 +324,7 @@ fn what_a_run_writes_is_seen_at_the_next_look() {
     std::fs::write(folder.join("metrics/1.jsonl"), line(1)).unwrap();
     let live = Live::start(Watcher::of(folder.to_str().unwrap(), &Programs::default()).unwrap()).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
-    let mut wait_for = |step: u64| {
+    let wait_for = |step: u64| {
         while live.known().seen.and_then(|seen| seen.status.step) != Some(step) {
             assert!(Instant::now() < until, "step {step} is not seen");
             std::thread::sleep(Duration::from_millis(50));

@@ -238,8 +238,11 @@ fn faults(story: &Story) -> String {
     faults::section(&story.found, &when)
 }
 
+/// Step and value.
+type Points = Vec<(u64, f64)>;
+
 /// Points of a curve: those records that have the value, finite.
-fn points(records: &[&Record], value: &dyn Fn(&Record) -> Option<f64>) -> Vec<(u64, f64)> {
+fn points(records: &[&Record], value: &dyn Fn(&Record) -> Option<f64>) -> Points {
     let finite = |record: &&Record| Some((record.step, value(record).filter(|value| value.is_finite())?));
     records.iter().filter_map(finite).collect()
 }
@@ -262,8 +265,9 @@ pub fn stage_charts(config: Option<&Run>, name: &str, records: &[&Record]) -> St
         html.push_str(&chart.figure());
     }
     let value = |name: &'static str| points(records, &|record| record.values.get(name)?.as_f64());
-    let percent = |points: Vec<(u64, f64)>| points.into_iter().map(|(step, value)| (step, 100.0 * value)).collect();
-    let others: [(&str, &str, Vec<(u64, f64)>, &str, bool); 4] = [
+    let percent =
+        |points: Points| -> Points { points.into_iter().map(|(step, value)| (step, 100.0 * value)).collect() };
+    let others: [(&str, &str, Points, &str, bool); 4] = [
         ("gradient norm", "", value("grad_norm"), "norm", true),
         ("learning rate", "", points(records, &|record| record.lr), "lr", false),
         ("images/s", "over all ranks", points(records, &|record| record.images_per_s), "speed", false),
