@@ -1,4 +1,5 @@
-//! `blip2 dashboard`, `blip2 launch --dashboard`, `blip2 status --watch` and the report, on a folder as a run writes it.
+//! `blip2 dashboard`, `blip2 launch --dashboard`, `blip2 status --watch` and the report, on a folder as a run writes
+//! it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -269,7 +270,7 @@ fn the_report_has_the_same_bar_and_faults() {
     for part in [
         "class=\"part-image_encoder\"",
         "image encoder <b>50 %</b>",
-        "<b>3</b> samples replaced",
+        "samples replaced: <b>3</b>",
         "&lt;b&gt;n2&lt;/b&gt;",
     ] {
         assert!(page.contains(part), "{part:?} is missing");

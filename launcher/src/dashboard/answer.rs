@@ -68,7 +68,7 @@ pub(super) fn report(seen: &Seen) -> Value {
     let Seen { found, status, now } = seen;
     let last = found.record();
     let counted: serde_json::Map<String, Value> =
-        counts(found).into_iter().map(|(what, number)| (what.to_owned(), number.into())).collect();
+        counts(found).into_iter().map(|(what, number)| (what.replace(' ', "_"), number.into())).collect();
     let report = Report {
         status,
         times: json!({ "now": now, "launched": found.launched, "last_record": last.and_then(|record| record.time),

@@ -1,5 +1,5 @@
-//! A live page on a run: `blip2 dashboard` and `blip2 launch --dashboard`. It reads what the run writes, changes nothing, and
-//! is served at 127.0.0.1 alone; people elsewhere reach it through an SSH tunnel.
+//! A live page on a run: `blip2 dashboard` and `blip2 launch --dashboard`. It reads what the run writes, changes nothing,
+//! and is served at 127.0.0.1 alone; people elsewhere reach it through an SSH tunnel.
 
 mod answer;
 mod live;
@@ -29,8 +29,8 @@ const UNTOUCHED: &str = "the page has ended, the run was not touched";
 /// Serves the page until Ctrl-C.
 ///
 /// # Errors
-/// A configuration that is wrong, a port that is in use, a store that fails at the first look, a folder in which nothing of a
-/// run is, [`Interrupted`] at the end.
+/// A configuration that is wrong, a port that is in use, a store that fails at the first look, a folder in which nothing
+/// of a run is, [`Interrupted`] at the end.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub fn run(args: &DashboardArgs, programs: &Programs) -> anyhow::Result<()> {
     let listener = server::bind(args.port)?;
@@ -73,8 +73,8 @@ impl Dashboard {
         let port = self.server.port();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         format!(
-            "dashboard: http://127.0.0.1:{port}/ (from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {host}, then the same \
-             address)"
+            "dashboard: http://127.0.0.1:{port}/ (from elsewhere: ssh -N -L {port}:127.0.0.1:{port} {host}, then the \
+             same address)"
         )
     }
 }

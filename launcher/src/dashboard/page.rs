@@ -7,7 +7,8 @@ use super::ranks;
 use crate::html::{escape, push};
 use crate::progress::count;
 use crate::ranks::event::term_order;
-use crate::report::{STYLE, duration, faults, number, sources, stage_charts};
+use crate::report::faults::{self, counts};
+use crate::report::{STYLE, duration, number, sources, stage_charts};
 use crate::status::{Seen, State, word};
 
 /// What is added to the style of reports.
@@ -39,8 +40,8 @@ pub fn html(view: &View<'_>) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"refresh\" content=\"{}\">\n<title>{}</title>\n<style>{STYLE}{LIVE}</style>\n{}{body}\
-         <footer class=\"soft\">{}This page loads itself again every {} s. For programs: <a href=\"/status.json\">status.json\
-         </a>.</footer>\n</html>\n",
+         <footer class=\"soft\">{}This page loads itself again every {} s. For programs: \
+         <a href=\"/status.json\">status.json</a>.</footer>\n</html>\n",
         view.refresh_s,
         escape(&title),
         notice(view),
@@ -57,8 +58,8 @@ fn notice(view: &View<'_>) -> String {
     };
     match view.error {
         Some(error) => format!(
-            "<section class=\"notice\" role=\"alert\"><b>The run cannot be read.</b> {}.{old} It is tried again at every \
-             load.</section>\n",
+            "<section class=\"notice\" role=\"alert\"><b>The run cannot be read.</b> {}.{old} It is tried again at \
+             every load.</section>\n",
             escape(error.trim_end_matches('.'))
         ),
         None if view.seen.is_none() => {
@@ -212,12 +213,20 @@ fn tiles(seen: &Seen) -> String {
         add("images/s", record.images_per_s.map_or_else(|| "-".to_owned(), number), batch);
         if let Some(mfu) = value(record, "mfu") {
             let tflop = value(record, "tflop_per_s").map_or_else(String::new, |t| format!("{} TFLOP/s", number(t)));
-            add("of the physical limit", format!("{:.0} %", 100.0 * mfu), tflop);
+            add("physical limit", format!("{:.0} %", 100.0 * mfu), tflop);
         }
     }
     match &seen.status.last_checkpoint {
-        Some(last) => add("since the last checkpoint", duration(last.age_s), format!("{} {}", last.stage, last.step)),
-        None => add("checkpoint", "none".to_owned(), "nothing would stay of a crash".to_owned()),
+        Some(last) => add("last checkpoint", age(last.age_s), format!("{}, step {}", last.stage, last.step)),
+        None => add("checkpoint", "none".to_owned(), "a crash would lose everything".to_owned()),
+    }
+    let mut counts = counts(&seen.found).into_iter().filter(|(_, number)| *number > 0).peekable();
+    if counts.peek().is_some() {
+        let (failures, others): (Vec<_>, Vec<_>) = counts.partition(|(what, _)| *what == "failures");
+        let others: Vec<String> =
+            others.into_iter().map(|(what, number)| format!("{what} {}", count(number))).collect();
+        let failures = failures.first().map_or(0, |(_, number)| *number);
+        add("faults", count(failures), others.join(", "));
     }
     let tiles: String = tiles
         .iter()
@@ -227,6 +236,15 @@ fn tiles(seen: &Seen) -> String {
         })
         .collect();
     format!("<div class=\"tiles\">\n{tiles}</div>\n")
+}
+
+/// `12 s ago`, `4 min ago`, `3 h ago`: short enough for a tile.
+fn age(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s ago"),
+        s if s < 5400.0 => format!("{:.0} min ago", s / 60.0),
+        s => format!("{:.0} h ago", s / 3600.0),
+    }
 }
 
 fn checkpoints(seen: &Seen, ago: &dyn Fn(f64) -> String) -> String {

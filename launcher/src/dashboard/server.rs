@@ -1,5 +1,5 @@
-//! As much of HTTP/1.1 as one page needs, at 127.0.0.1: GET and HEAD, one request a connection, a thread and a deadline for
-//! each. A client that is slow, silent or broken holds up nobody else.
+//! As much of HTTP/1.1 as one page needs, at 127.0.0.1: GET and HEAD, one request a connection, a thread and a deadline
+//! for each. A client that is slow, silent or broken holds up nobody else.
 //!
 //! A crate for this would have to let a deadline be set on a connection (tiny_http does not), or bring an asynchronous
 //! stack with it; what is needed here is smaller than either.

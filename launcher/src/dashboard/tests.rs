@@ -15,14 +15,14 @@ use crate::report::faults::Noted;
 use crate::report::gather::Record;
 use crate::status::{Commit, Found, Outside, Seen, Watcher, status};
 
-const TIMES: &str = r#""time/step": 0.2, "time/data_wait": 0.05, "time/image_encoder": 0.1, "time/other": 0.05, "mfu": 0.41,
-    "tflop_per_s": 320.0"#;
+const TIMES: &str = r#""time/step": 0.2, "time/data_wait": 0.05, "time/image_encoder": 0.1, "time/other": 0.05,
+    "mfu": 0.41, "tflop_per_s": 320.0"#;
 
 fn record(step: u64, name: &str) -> Record {
     let time = 1000 + step;
     serde_json::from_str(&format!(
-        r#"{{"time": {time}, "stage": "representation", "step": {step}, "losses": {{"itc": 3.25, "total": 5.5}}, "lr": 1e-4,
-            "grad_norm": 2.5, "images_per_s": 131.0, "data/{name}/seen": 640, "data/{name}/skipped": 2,
+        r#"{{"time": {time}, "stage": "representation", "step": {step}, "lr": 1e-4,
+            "losses": {{"itc": 3.25, "itg": 2.25, "total": 5.5}}, "grad_norm": 2.5, "images_per_s": 131.0, "data/{name}/seen": 640, "data/{name}/skipped": 2,
             "data/{name}/skipped/truncated": 2, {TIMES}}}"#
     ))
     .unwrap()
@@ -42,8 +42,8 @@ fn found(name: &str) -> Found {
         time: 1090.0,
     };
     let rank = |rank: u64| {
-        json!({ "rank": rank, "host": name, "quiet_s": 0.2, "connected": true, "own_s_per_step": 0.1 + 0.1 * rank as f64,
-            "beat": { "phase": "step", "step": 100 } })
+        json!({ "rank": rank, "host": name, "quiet_s": 0.2, "connected": true,
+            "own_s_per_step": 0.1 + 0.1 * rank as f64, "beat": { "phase": "step", "step": 100 } })
     };
     Found {
         config: Some(config),
@@ -73,15 +73,16 @@ fn a_healthy_run_is_read_at_a_glance() {
         "<p class=\"state running\"><b>running</b> <span>last record 4 s ago</span></p>",
         "<b>representation</b> <span>step 100 of",
         "<span>loss</span><b>5.5</b>",
-        "itc 3.25",
+        "<i>itc 3.25  itg 2.25</i>",
         "<span>gradient norm</span><b>2.5</b>",
+        "<span>faults</span><b>0</b><i>samples replaced 2</i>",
         "<span>images/s</span><b>131</b>",
         "<b>41 %</b><i>320 TFLOP/s</i>",
         "waiting for data <b>25 %</b>",
         "class=\"chart itc\"",
         "2 ranks. Slowest: rank 1 on x, 200 ms per step; the median is 100 ms.",
         "<td>x</td><td>640</td>",
-        "<b>2</b> samples replaced",
+        "samples replaced: <b>2</b>",
         "<td>14 s ago</td>",
         "left of all stages at the speed so far",
         "http-equiv=\"refresh\" content=\"5\"",
@@ -175,7 +176,7 @@ fn programs_are_told_what_status_says_and_more() {
     assert_eq!(told["times"]["last_record"].as_f64(), Some(1100.0));
     let close = |name: &str, wanted: f64| (told["step_time_s"][name].as_f64().unwrap() - wanted).abs() < 1e-9;
     assert!(close("step", 0.2) && close("image_encoder", 0.1), "{told}");
-    assert_eq!(told["faults"]["counts"]["samples replaced"].as_u64(), Some(2));
+    assert_eq!(told["faults"]["counts"]["samples_replaced"].as_u64(), Some(2));
 }
 
 fn server() -> Server {

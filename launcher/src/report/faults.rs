@@ -1,5 +1,5 @@
-//! What went wrong in a run, or changed, from what the run noted: failures, restarts, updates that were left out, samples
-//! that could not be used, changes of what is computed and on what.
+//! What went wrong in a run, or changed, from what the run noted: failures, restarts, updates that were left out,
+//! samples that could not be used, changes of what is computed and on what.
 
 use std::collections::BTreeMap;
 
@@ -51,14 +51,11 @@ pub fn counts(found: &Found) -> Vec<(&'static str, u64)> {
     vec![
         ("failures", found.faults.failures.len() as u64),
         ("restarts", found.launches.saturating_sub(1)),
-        (
-            "records with a value that is not finite",
-            found.records.iter().filter(|record| !is_finite(record)).count() as u64,
-        ),
+        ("values not finite", found.records.iter().filter(|record| !is_finite(record)).count() as u64),
         ("updates left out", sum(&|name| name == "skipped_updates")),
         ("samples replaced", sum(&is_replaced)),
-        ("checkpoints left out, as the one before was being written", sum(&|name| name == "checkpoint/skipped")),
-        ("changes of configuration or machine", found.faults.changes.len() as u64),
+        ("checkpoints left out", sum(&|name| name == "checkpoint/skipped")),
+        ("changes", found.faults.changes.len() as u64),
     ]
 }
 
@@ -66,12 +63,12 @@ pub fn counts(found: &Found) -> Vec<(&'static str, u64)> {
 pub fn section(found: &Found, when: &dyn Fn(f64) -> String) -> String {
     let counts: Vec<_> = counts(found).into_iter().filter(|(_, number)| *number > 0).collect();
     if counts.is_empty() {
-        return "<h2>Faults</h2>\n<p class=\"soft\">None: no failure, no restart, no update left out, no sample replaced.</p>\n"
+        return "<h2>Faults</h2>\n<p class=\"soft\">No failure, no restart, no update left out, no sample replaced.</p>\n"
             .to_owned();
     }
     let mut html = String::from("<h2>Faults</h2>\n<ul class=\"counts\">\n");
     for (what, number) in &counts {
-        push(&mut html, format_args!("<li><b>{}</b> {}</li>\n", count(*number), escape(what)));
+        push(&mut html, format_args!("<li>{}: <b>{}</b></li>\n", escape(what), count(*number)));
     }
     html.push_str("</ul>\n");
     for (name, noted) in [("Failures", &found.faults.failures), ("Changes", &found.faults.changes)] {
@@ -124,14 +121,14 @@ mod tests {
         let counts: Vec<u64> = counts(&found).into_iter().map(|(_, number)| number).collect();
         assert_eq!(counts, [0, 2, 2, 2, 7, 0, 0]);
         let html = section(&found, &|_| String::new());
-        assert!(html.contains("<b>7</b> samples replaced") && !html.contains("failures"), "{html}");
+        assert!(html.contains("samples replaced: <b>7</b>") && !html.contains("failures"), "{html}");
     }
 
     #[test]
     fn failures_are_said_newest_first_and_as_text() {
         let noted = |n: usize| Noted { time: n as f64, text: format!("rank {n} <script>") };
         let mut found = Found::default();
-        assert!(section(&found, &|_| String::new()).contains("None: no failure"));
+        assert!(section(&found, &|_| String::new()).contains("No failure"));
         found.faults.failures = (0..20).map(noted).collect();
         let html = section(&found, &|time| format!("at {time}"));
         assert!(html.contains("<th>at 19</th><td>rank 19 &lt;script&gt;</td>"), "{html}");

@@ -131,8 +131,8 @@ impl History {
         }
     }
 
-    /// The metrics in the order of training without the parts that a restart did again, where training was resumed, and the
-    /// seconds that the metrics cover.
+    /// The metrics in the order of training without the parts that a restart did again, where training was resumed, and
+    /// the seconds that the metrics cover.
     pub fn into_parts(self) -> (Vec<Record>, Vec<Start>, f64) {
         (self.records, self.resumed, self.seconds)
     }

@@ -271,7 +271,7 @@ pub fn stage_charts(config: Option<&Run>, name: &str, records: &[&Record]) -> St
         ("gradient norm", "", value("grad_norm"), "norm", true),
         ("learning rate", "", points(records, &|record| record.lr), "lr", false),
         ("images/s", "over all ranks", points(records, &|record| record.images_per_s), "speed", false),
-        ("% of the limit", "of the processor's arithmetic", percent(value("mfu")), "speed", false),
+        ("physical limit", "% of it", percent(value("mfu")), "speed", false),
     ];
     for (title, note, points, class, noisy) in &others {
         let chart = Chart { title, note, points, steps, marks: &[], class, noisy: *noisy };

@@ -42,7 +42,8 @@ pub struct StepTime {
 }
 
 impl StepTime {
-    /// The mean over these records of one stage; a record counts as often as it has steps. `None` where nothing was measured.
+    /// The mean over these records of one stage; a record counts as often as it has steps. `None` where nothing was
+    /// measured.
     pub fn over(records: &[&Record]) -> Option<Self> {
         let mut before = 0;
         let (mut weight, mut step_s) = (0.0, 0.0);
@@ -92,7 +93,8 @@ impl StepTime {
                 push(
                     &mut html,
                     format_args!(
-                        "<rect class=\"part-{part}\" x=\"{x:.1}\" y=\"0\" width=\"{width:.1}\" height=\"30\"><title>{}</title></rect>",
+                        "<rect class=\"part-{part}\" x=\"{x:.1}\" y=\"0\" width=\"{width:.1}\" height=\"30\">\
+                         <title>{}</title></rect>",
                         words(part)
                     ),
                 );
@@ -116,8 +118,8 @@ impl StepTime {
             push(
                 &mut html,
                 format_args!(
-                    "<p class=\"soft\">Decode threads work {} per step beside it; it costs time only where data are waited \
-                     for.</p>\n",
+                    "<p class=\"soft\">Decode threads work {} per step beside it; it costs time only where data are \
+                     waited for.</p>\n",
                     short(decode)
                 ),
             );

@@ -198,7 +198,8 @@ fn eta_s(found: &Found, place: Option<&(String, u64)>) -> Option<f64> {
     Some(seconds.sum::<f64>().round()).filter(|seconds| seconds.is_finite())
 }
 
-/// Why a run seems to stand still: since its last sign of life much more time has passed than usually between two records.
+/// Why a run seems to stand still: since its last sign of life much more time has passed than usually between two
+/// records.
 fn stalled(found: &Found, outside: &Outside) -> Option<String> {
     let times = found.records.iter().filter_map(|record| record.time);
     let last_record = times.clone().next_back().filter(|time| *time >= found.launched);
@@ -209,7 +210,8 @@ fn stalled(found: &Found, outside: &Outside) -> Option<String> {
     let quiet = outside.now - sign;
     let usual = usual_gap(found);
     let timeouts = found.config.as_ref().map(|config| &config.cluster.timeouts_s);
-    // Before the first record of a launch, and while ranks do something else than steps, the first step's time is allowed.
+    // Before the first record of a launch, and while ranks do something else than steps, the first step's time is
+    // allowed.
     let mut ranks = found.ranks.as_ref().and_then(|ranks| ranks["ranks"].as_array()).into_iter().flatten();
     let steps = |rank: &Value| matches!(rank["beat"]["phase"].as_str(), None | Some("step" | "data wait"));
     let is_between = last_record.is_none() || ranks.any(|rank| !steps(rank));
