@@ -65,7 +65,7 @@ fn json_of(known: &Known) -> Reply {
 
 /// The object for programs.
 pub(super) fn report(seen: &Seen) -> Value {
-    let Seen { found, status, now } = seen;
+    let Seen { found, status, now, .. } = seen;
     let last = found.record();
     let counted: serde_json::Map<String, Value> =
         counts(found).into_iter().map(|(what, number)| (what.replace(' ', "_"), number.into())).collect();

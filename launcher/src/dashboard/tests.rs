@@ -58,7 +58,7 @@ fn found(name: &str) -> Found {
 
 fn seen(found: Found, launcher_alive: bool, now: f64) -> Seen {
     let status = status(&found, &Outside { job: None, launcher_alive, now }, "runs/x");
-    Seen { found, status, now }
+    Seen { found, status, is_submitted: false, now }
 }
 
 fn page(seen: Seen) -> String {

@@ -74,7 +74,14 @@ pub(crate) struct Watcher {
     output: Location,
     /// Whether this very process launches the run.
     pub is_ours: bool,
-    job: Option<(Instant, Option<JobState>)>,
+    job: Option<Asked>,
+}
+
+/// What was known of the run's job when SLURM was asked last.
+struct Asked {
+    when: Instant,
+    is_submitted: bool,
+    state: Option<JobState>,
 }
 
 /// A run as it was seen.
@@ -84,6 +91,8 @@ pub(crate) struct Seen {
     pub found: Found,
     /// What follows from it.
     pub status: Status,
+    /// Whether there is a note of a job, whatever SLURM says of that.
+    pub is_submitted: bool,
     /// When, in seconds since 1970.
     pub now: f64,
 }
@@ -105,17 +114,20 @@ impl Watcher {
     /// A store that fails.
     pub async fn look(&mut self) -> data_pipeline::Result<Seen> {
         let found = self.reader.read().await?;
-        if self.job.as_ref().is_none_or(|(asked, _)| asked.elapsed() >= ASK_AGAIN) {
+        if self.job.as_ref().is_none_or(|asked| asked.when.elapsed() >= ASK_AGAIN) {
             let note = JobNote::find(&self.output).await?;
-            self.job = Some((Instant::now(), note.and_then(|note| JobState::ask(&self.programs, &note.job))));
+            let is_submitted = note.is_some();
+            let state = note.and_then(|note| JobState::ask(&self.programs, &note.job));
+            self.job = Some(Asked { when: Instant::now(), is_submitted, state });
         }
         let outside = judge::Outside {
-            job: self.job.as_ref().and_then(|(_, job)| job.clone()),
+            job: self.job.as_ref().and_then(|asked| asked.state.clone()),
             launcher_alive: self.is_ours || local_folder(&self.uri).is_some_and(|folder| launcher_alive(&folder)),
             now: now(),
         };
         let status = judge::status(&found, &outside, &self.uri);
-        Ok(Seen { found, status, now: outside.now })
+        let is_submitted = self.job.as_ref().is_some_and(|asked| asked.is_submitted);
+        Ok(Seen { found, status, is_submitted, now: outside.now })
     }
 }
 
@@ -125,7 +137,7 @@ impl Seen {
     /// # Errors
     /// [`Unusable`] where nothing is.
     pub fn of_a_run(self) -> anyhow::Result<Self> {
-        if self.found.is_empty() && self.status.job.is_none() {
+        if self.found.is_empty() && !self.is_submitted {
             return Err(Unusable(format!(
                 "{}: found nothing of a run; expected its output folder, or its YAML file. Check the path, or start it \
                  with `blip2 launch` or `blip2 submit`",

@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::judge::{State, Status};
 use super::{UNTOUCHED, Watcher, text};
 use crate::data::block_on;
@@ -12,6 +14,10 @@ use crate::slurm_job::JobState;
 
 /// How often Ctrl-C is looked for.
 const TICK: Duration = Duration::from_millis(100);
+/// Most ranks on a screen: those in trouble come first.
+const MOST_RANKS: usize = 16;
+/// A rank that has said nothing for so many seconds is in trouble.
+const QUIET_S: f64 = 5.0;
 /// Home, and nothing below: a terminal is drawn again.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
@@ -79,7 +85,12 @@ fn show(status: &Status, form: Form, every: Duration) -> anyhow::Result<()> {
         Form::Json => serde_json::to_writer(&mut out, status)?,
         Form::Lines => write!(out, "{}", text::line(status))?,
         Form::Screen => {
-            write!(out, "{REDRAW}{}", text::text(status))?;
+            let left_out = status.ranks.len().saturating_sub(MOST_RANKS);
+            let shown = Status { ranks: first_in_trouble(&status.ranks), ..status.clone() };
+            write!(out, "{REDRAW}{}", text::text(&shown))?;
+            if left_out > 0 {
+                writeln!(out, "  and {left_out} ranks more: blip2 status {}", status.output)?;
+            }
             if !is_over(status) {
                 write!(out, "\nevery {} s; Ctrl-C ends this view, not the run", every.as_secs())?;
             }
@@ -87,6 +98,17 @@ fn show(status: &Status, form: Form, every: Duration) -> anyhow::Result<()> {
     }
     writeln!(out)?;
     Ok(out.flush()?)
+}
+
+/// As many ranks as a screen has room for, those that failed, are slow or quiet before the others.
+fn first_in_trouble(ranks: &[Value]) -> Vec<Value> {
+    let is_well = |rank: &Value| {
+        let is_quiet = rank["quiet_s"].as_f64().is_some_and(|quiet| quiet > QUIET_S);
+        rank["failed"].is_null() && rank["slow_factor"].is_null() && !is_quiet
+    };
+    let mut sorted: Vec<&Value> = ranks.iter().collect();
+    sorted.sort_by_key(|rank| is_well(rank));
+    sorted.into_iter().take(MOST_RANKS).cloned().collect()
 }
 
 fn wait(time: Duration, interrupts: &Interrupts) -> anyhow::Result<()> {
@@ -121,6 +143,32 @@ mod tests {
             time: 1.0,
         };
         status(&Found { launches: 1, commits: vec![commit], ..Found::default() }, outside, "runs/a")
+    }
+
+    #[test]
+    fn ranks_in_trouble_stay_on_the_screen() {
+        let rank = |rank: u64, quiet: f64| serde_json::json!({ "rank": rank, "quiet_s": quiet, "failed": null });
+        let mut ranks: Vec<Value> = (0..100).map(|number| rank(number, 0.5)).collect();
+        (ranks[70], ranks[50]["failed"]) = (rank(70, 9.0), "the disk is full".into());
+        let shown: Vec<u64> = first_in_trouble(&ranks).iter().filter_map(|rank| rank["rank"].as_u64()).collect();
+        assert_eq!(shown, [50, 70].into_iter().chain(0..14).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_watch_has_a_time_of_its_own() {
+        use clap::Parser;
+        let watch = |more: &[&str]| {
+            let words = ["blip2", "status", "runs/a"].into_iter().chain(more.iter().copied());
+            match crate::cli::Cli::try_parse_from(words).unwrap().command {
+                crate::cli::Command::Status(args) => (args.watch, args.json),
+                _ => unreachable!("status was asked for"),
+            }
+        };
+        assert_eq!(watch(&[]), (None, false));
+        assert_eq!(watch(&["--watch"]), (Some(2), false));
+        assert_eq!(watch(&["--watch", "--json"]), (Some(2), true));
+        assert_eq!(watch(&["--json", "--watch", "30"]), (Some(30), true));
+        assert!(crate::cli::Cli::try_parse_from(["blip2", "status", "runs/a", "--watch", "0"]).is_err());
     }
 
     #[test]
