@@ -211,9 +211,14 @@ fn tiles(seen: &Seen) -> String {
         let batch = seen.found.config.as_ref().and_then(|config| config.stage(&record.stage)).map(Stage::global_batch);
         let batch = batch.map_or_else(String::new, |batch| format!("global batch {batch}"));
         add("images/s", record.images_per_s.map_or_else(|| "-".to_owned(), number), batch);
-        if let Some(mfu) = value(record, "mfu") {
-            let tflop = value(record, "tflop_per_s").map_or_else(String::new, |t| format!("{} TFLOP/s", number(t)));
-            add("physical limit", format!("{:.0} %", 100.0 * mfu), tflop);
+        match (value(record, "mfu"), value(record, "tflop_per_s").map(number)) {
+            (Some(mfu), tflop) => {
+                let tflop = tflop.map_or_else(String::new, |tflop| format!("{tflop} TFLOP/s a rank"));
+                add("physical limit", format!("{:.0} %", 100.0 * mfu), tflop);
+            }
+            // What the processor can do is not known.
+            (None, Some(tflop)) => add("TFLOP/s", tflop, "of one rank".to_owned()),
+            (None, None) => {}
         }
     }
     match &seen.status.last_checkpoint {

@@ -77,7 +77,7 @@ fn a_healthy_run_is_read_at_a_glance() {
         "<span>gradient norm</span><b>2.5</b>",
         "<span>faults</span><b>0</b><i>samples replaced 2</i>",
         "<span>images/s</span><b>131</b>",
-        "<b>41 %</b><i>320 TFLOP/s</i>",
+        "<b>41 %</b><i>320 TFLOP/s a rank</i>",
         "waiting for data <b>25 %</b>",
         "class=\"chart itc\"",
         "2 ranks. Slowest: rank 1 on x, 200 ms per step; the median is 100 ms.",
@@ -96,10 +96,12 @@ fn a_healthy_run_is_read_at_a_glance() {
 fn what_was_not_measured_is_left_out() {
     let mut found = found("x");
     found.records.iter_mut().for_each(|record| record.values.clear());
-    let html = page(seen(found, true, 1104.0));
+    let html = page(seen(found.clone(), true, 1104.0));
     for part in ["Where a step's time goes", "physical limit", "gradient norm", "Samples by source"] {
         assert!(!html.contains(part), "{part}");
     }
+    found.records[9].values.insert("tflop_per_s".into(), json!(1.5));
+    assert!(page(seen(found, true, 1104.0)).contains("<span>TFLOP/s</span><b>1.5</b><i>of one rank</i>"));
     // A run that has only begun.
     let begun = Found { launches: 1, launched: 999.0, ..Found::default() };
     let html = page(seen(begun, true, 1000.0));

@@ -261,6 +261,8 @@ impl Found {
                 self.commits.push(Commit { launch: self.launches, stage_index, stage, step, folder, uri, time });
             }
             Event::Quarantine { folder, reason } => {
+                // Nobody continues from it any more.
+                self.commits.retain(|commit| commit.folder != folder);
                 let text = format!("checkpoint {folder} does not verify: {reason}");
                 self.faults.failures.push(Noted { time, text });
             }
