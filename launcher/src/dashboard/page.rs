@@ -222,7 +222,7 @@ fn tiles(seen: &Seen) -> String {
         }
     }
     match &seen.status.last_checkpoint {
-        Some(last) => add("last checkpoint", age(last.age_s), format!("{}, step {}", last.stage, last.step)),
+        Some(last) => add("since checkpoint", age(last.age_s), format!("{}, step {}", last.stage, last.step)),
         None => add("checkpoint", "none".to_owned(), "a crash would lose everything".to_owned()),
     }
     let mut counts = counts(&seen.found).into_iter().filter(|(_, number)| *number > 0).peekable();
@@ -231,7 +231,7 @@ fn tiles(seen: &Seen) -> String {
         let others: Vec<String> =
             others.into_iter().map(|(what, number)| format!("{what} {}", count(number))).collect();
         let failures = failures.first().map_or(0, |(_, number)| *number);
-        add("faults", count(failures), others.join(", "));
+        add("failures", count(failures), others.join(", "));
     }
     let tiles: String = tiles
         .iter()
@@ -243,12 +243,12 @@ fn tiles(seen: &Seen) -> String {
     format!("<div class=\"tiles\">\n{tiles}</div>\n")
 }
 
-/// `12 s ago`, `4 min ago`, `3 h ago`: short enough for a tile.
+/// `12 s`, `4 min`, `3 h`: short enough for a tile.
 fn age(seconds: f64) -> String {
     match seconds {
-        s if s < 90.0 => format!("{s:.0} s ago"),
-        s if s < 5400.0 => format!("{:.0} min ago", s / 60.0),
-        s => format!("{:.0} h ago", s / 3600.0),
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.0} h", s / 3600.0),
     }
 }
 

@@ -75,7 +75,7 @@ fn a_healthy_run_is_read_at_a_glance() {
         "<span>loss</span><b>5.5</b>",
         "<i>itc 3.25  itg 2.25</i>",
         "<span>gradient norm</span><b>2.5</b>",
-        "<span>faults</span><b>0</b><i>samples replaced 2</i>",
+        "<span>failures</span><b>0</b><i>samples replaced 2</i>",
         "<span>images/s</span><b>131</b>",
         "<b>41 %</b><i>320 TFLOP/s a rank</i>",
         "waiting for data <b>25 %</b>",
@@ -84,6 +84,7 @@ fn a_healthy_run_is_read_at_a_glance() {
         "<td>x</td><td>640</td>",
         "samples replaced: <b>2</b>",
         "<td>14 s ago</td>",
+        "<span>since checkpoint</span><b>14 s</b>",
         "left of all stages at the speed so far",
         "http-equiv=\"refresh\" content=\"5\"",
     ] {
