@@ -25,7 +25,7 @@ pub use eval::{EvalArgs, EvalCommand, RetrievalArgs, ScoreArgs, TableArgs};
 pub use fetch::FetchArgs;
 pub use plan::PlanArgs;
 pub use ranks::{CaptionArgs, DemoArgs, LaunchArgs, ReportArgs, Split, VerifyCommand, VerifyExactnessArgs};
-pub use slurm::{StatusArgs, SubmitArgs};
+pub use slurm::{DashboardArgs, StatusArgs, SubmitArgs};
 pub use weights::{ExportArgs, ImportArgs, InspectWeightsArgs, ModelArgs, VerifyWeightsArgs, WeightsCommand};
 
 /// Pre-trains BLIP-2: a Q-Former between a frozen image encoder and a frozen language model.
@@ -52,6 +52,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Say where a run is: state, step, loss, speed, time left, last checkpoint, job, ranks.
     Status(StatusArgs),
+    /// Serve a live page on a run at 127.0.0.1: state, curves, where time goes, ranks, faults, checkpoints.
+    Dashboard(DashboardArgs),
     /// Score a checkpoint or predictions: retrieval, captions, answers; and print the paper's tables.
     #[command(subcommand)]
     Eval(EvalCommand),

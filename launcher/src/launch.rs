@@ -4,6 +4,7 @@ use anyhow::Context;
 use configs::{Backend, Run};
 
 use crate::cli::LaunchArgs;
+use crate::dashboard::Dashboard;
 use crate::ranks::{self, Ask, HostPolicy, Interrupts, Plan, Programs, Wanted};
 use crate::source::{RunSource, local_folder};
 use crate::{corpus, exit, outcome, relaunch};
@@ -28,9 +29,14 @@ pub fn run(args: &LaunchArgs, programs: &Programs) -> anyhow::Result<()> {
         eprintln!("{note}");
     }
     ranks::check(&first, programs)?;
+    let dashboard = args.dashboard.map(|port| Dashboard::of_launch(&run, port, programs)).transpose()?;
+    if let Some(dashboard) = &dashboard {
+        eprintln!("{}", dashboard.invitation());
+    }
     let interrupts = Interrupts::watch_leaving(&run.cluster.preempt_signals)?;
     let ended = relaunch::start(&run, &planner, &interrupts, args.log);
     note_outcome(&run, ended.as_ref().err());
+    drop(dashboard);
     ended?;
     let output = run.run.output.as_str();
     println!("{}: done, in {output}; see it with: blip2 report {output}", run.run.name);

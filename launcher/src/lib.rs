@@ -7,6 +7,7 @@ pub mod checkpoints;
 pub mod cli;
 pub mod config;
 pub mod corpus;
+pub mod dashboard;
 pub mod data;
 pub mod demo;
 pub mod doctor;

@@ -9,7 +9,7 @@ use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
 use launcher::{
-    bench_step, checkpoints, config, data, demo, doctor, eval, exit, launch, plan, report, status, submit, verify, weights,
+    bench_step, checkpoints, config, dashboard, data, demo, doctor, eval, exit, launch, plan, report, status, submit, verify, weights,
 };
 
 fn main() -> ExitCode {
@@ -32,6 +32,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Submit(args) => submit::run(&args, &programs()?),
         Command::Plan(args) => plan::run(&args, &programs()?),
         Command::Status(args) => status::run(&args, &programs()?),
+        Command::Dashboard(args) => dashboard::run(&args, &programs()?),
         Command::Eval(command) => eval::run(&command, programs),
         Command::Report(args) => report::run(&args),
         Command::Caption(args) => eval::caption(&args, &programs()?),

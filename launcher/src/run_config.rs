@@ -1,8 +1,5 @@
 //! The configuration that a run is under: what it wrote at its start, or what a launch changed since with leave.
 
-use configs::{Overrides, Run};
-use data_pipeline::Result;
-use data_pipeline::store::Location;
 use serde::Deserialize;
 
 /// The configuration that a run begins with.
@@ -16,22 +13,12 @@ struct Entry {
     config: Option<String>,
 }
 
-/// The configuration in force; `None` where none is there, or another version of this program wrote it.
-///
-/// # Errors
-/// A store that fails.
-pub async fn in_force(output: &Location) -> Result<Option<Run>> {
-    let mut name = FIRST.to_owned();
-    for (entry, _) in output.child("log").list(".json").await?.into_iter().rev() {
-        let bytes = entry.read_if_there().await?.unwrap_or_default();
+/// The file that names the configuration, from the entries of the run's log, the newest first.
+pub fn named_by<'a>(entries: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut named = entries.filter_map(|bytes| {
         // What another version wrote names no configuration that this one could read.
-        if let Ok(Entry { kind, config: Some(config) }) = serde_json::from_slice(&bytes)
-            && kind == "take_over"
-        {
-            name = config;
-            break;
-        }
-    }
-    let yaml = output.child(&name).read_if_there().await?;
-    Ok(yaml.and_then(|yaml| configs::load_str(&name, &String::from_utf8_lossy(&yaml), &Overrides::none()).ok()))
+        let entry: Entry = serde_json::from_slice(bytes).ok()?;
+        entry.config.filter(|_| entry.kind == "take_over")
+    });
+    named.next().unwrap_or_else(|| FIRST.to_owned())
 }

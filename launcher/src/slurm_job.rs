@@ -37,8 +37,15 @@ impl JobNote {
     /// # Errors
     /// A store that does not answer.
     pub fn read(output: &Location) -> anyhow::Result<Option<Self>> {
-        let place = output.child(PLACE);
-        let text = block_on(place.read_if_there(), KEPT)?;
+        block_on(Self::find(output), KEPT)
+    }
+
+    /// The same among other work.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn find(output: &Location) -> data_pipeline::Result<Option<Self>> {
+        let text = output.child(PLACE).read_if_there().await?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 

@@ -39,6 +39,9 @@ pub struct LaunchArgs {
     /// What of the ranks' own lines is shown: those of rank 0 and problems, all, or everything as JSON lines.
     #[arg(long, value_enum, default_value_t)]
     pub log: crate::ranks::Log,
+    /// Serve a live page on the run at this port of 127.0.0.1 while it is launched; 0 picks a free one.
+    #[arg(long, value_name = "PORT")]
+    pub dashboard: Option<u16>,
 }
 
 /// The held-out scenes of a synthetic corpus.

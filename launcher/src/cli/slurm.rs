@@ -40,7 +40,25 @@ pub struct StatusArgs {
     /// The same overrides as at the start, where they name another output folder.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// One JSON object on standard output.
+    /// Show it again every so many seconds (2 without a number) until the run ends; a line for each change where standard
+    /// output is no terminal.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch: Option<u64>,
+    /// One JSON object on standard output; with --watch one for each change, each on a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `blip2 dashboard`
+#[derive(Debug, Args)]
+pub struct DashboardArgs {
+    /// The run's YAML file, the name of a preset, or the run's output folder (also in an object store).
+    pub run: String,
+    /// The port of 127.0.0.1; 0 picks a free one.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port: u16,
+    /// The same overrides as at the start, where they name another output folder.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }

@@ -161,7 +161,7 @@ fn nice(value: f64) -> f64 {
 }
 
 /// Three digits or so.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         "0".to_owned()

@@ -8,21 +8,15 @@ use data_pipeline::{DataError, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::run_config;
+use crate::status::{Found, Reader};
 
 /// What the page tells.
 #[derive(Debug, Default)]
 pub struct Story {
     /// Where the run lies.
     pub uri: String,
-    /// The run's configuration; `None` when it wrote none that this version reads.
-    pub config: Option<Run>,
-    /// Metrics of every stage in the order of training, without the parts that a restart did again.
-    pub records: Vec<Record>,
-    /// Where training was resumed.
-    pub resumed: Vec<Start>,
-    /// Seconds of training that the records cover.
-    pub train_seconds: f64,
+    /// What it trained: configuration, metrics, faults.
+    pub found: Found,
     /// Results of evaluations, by file name.
     pub results: Vec<Value>,
     /// What `blip2 demo` noted about itself.
@@ -75,16 +69,13 @@ struct StartLine {
 /// # Errors
 /// A store that fails, or a folder with neither metrics nor results.
 pub async fn gather(place: &Location) -> Result<Story> {
-    let mut story = Story { uri: place.uri().to_owned(), ..Story::default() };
-    story.config = run_config::in_force(place).await?;
-    let history = history(place, story.config.as_ref()).await?;
-    (story.records, story.resumed, story.train_seconds) = (history.records, history.resumed, history.seconds);
+    let mut story = Story { uri: place.uri().to_owned(), found: Reader::new(place).read().await?, ..Story::default() };
     for (result, _) in place.child("eval").list(".json").await? {
         let text = text_of(&result).await?.unwrap_or_default();
         story.results.extend(serde_json::from_str::<Value>(&text));
     }
     story.demo = text_of(&place.child("launch/demo.json")).await?.and_then(|text| serde_json::from_str(&text).ok());
-    if story.records.is_empty() && story.results.is_empty() {
+    if story.found.records.is_empty() && story.results.is_empty() {
         return Err(DataError::Setting(format!(
             "{}: found no metrics/*.jsonl and no eval/*.json; expected the output folder of a run. Check the path",
             place.uri()
@@ -93,38 +84,22 @@ pub async fn gather(place: &Location) -> Result<Story> {
     Ok(story)
 }
 
-/// The metrics of all launches of a run.
-///
-/// # Errors
-/// A store that fails.
-pub async fn history(place: &Location, config: Option<&Run>) -> Result<History> {
-    let mut history = History::new(config);
-    for (segment, _) in place.child("metrics").list(".jsonl").await? {
-        history.append(&text_of(&segment).await?.unwrap_or_default());
-    }
-    Ok(history)
-}
-
 async fn text_of(place: &Location) -> Result<Option<String>> {
-    match place.read().await {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(DataError::Store { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(place.read_if_there().await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Metrics put together from the segments of all launches.
 pub struct History {
     stages: Vec<String>,
-    /// In the order of training, without the parts that a restart did again.
-    pub records: Vec<Record>,
+    records: Vec<Record>,
     resumed: Vec<Start>,
     seconds: f64,
     last_time: Option<f64>,
 }
 
 impl History {
-    fn new(config: Option<&Run>) -> Self {
+    /// Without any metrics yet.
+    pub fn new(config: Option<&Run>) -> Self {
         let stages = config.map_or_else(Vec::new, |run| run.stages.iter().map(|s| s.name().to_owned()).collect());
         Self { stages, records: Vec::new(), resumed: Vec::new(), seconds: 0.0, last_time: None }
     }
@@ -135,7 +110,7 @@ impl History {
     }
 
     /// Adds one segment. A line that is cut off or unknown is passed over.
-    fn append(&mut self, segment: &str) {
+    pub fn append(&mut self, segment: &str) {
         self.last_time = None;
         for line in segment.lines() {
             if let Ok(StartLine { session_start }) = serde_json::from_str(line) {
@@ -154,6 +129,12 @@ impl History {
                 self.records.push(record);
             }
         }
+    }
+
+    /// The metrics in the order of training without the parts that a restart did again, where training was resumed, and
+    /// the seconds that the metrics cover.
+    pub fn into_parts(self) -> (Vec<Record>, Vec<Start>, f64) {
+        (self.records, self.resumed, self.seconds)
     }
 
     /// Drops what earlier launches recorded at or after this start: it is done again.

@@ -2,12 +2,17 @@
 
 mod curves;
 mod data;
+pub(crate) mod faults;
 pub(crate) mod gather;
 mod page;
 mod scores;
+pub(crate) mod time;
 mod words;
 
+pub(crate) use curves::number;
+pub(crate) use data::table as sources;
 pub use page::duration;
+pub(crate) use page::{STYLE, stage_charts};
 
 use data_pipeline::store::Location;
 

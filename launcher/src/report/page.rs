@@ -3,18 +3,19 @@
 use configs::{ImageEncoder, LanguageModel, LanguageModelSizes, Run, Source, Stage, SyntheticSource};
 
 use super::curves::Chart;
-use super::data;
 use super::gather::{Record, Story};
-use super::scores;
+use super::time::StepTime;
+use super::{data, faults, scores};
 use crate::html::{escape, push};
 use crate::progress::{bytes, count};
 use crate::ranks::event::term_order;
 
-const STYLE: &str = include_str!("page.css");
+/// What pages of runs look like.
+pub const STYLE: &str = include_str!("page.css");
 
 /// The whole page.
 pub fn html(story: &Story) -> String {
-    let name = story.config.as_ref().map_or(story.uri.as_str(), |run| run.run.name.as_str());
+    let name = story.found.config.as_ref().map_or(story.uri.as_str(), |run| run.run.name.as_str());
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -23,7 +24,7 @@ pub fn html(story: &Story) -> String {
         escape(&summary(story))
     );
     page.push_str(&scores::tiles(&story.results));
-    if let Some(run) = &story.config {
+    if let Some(run) = &story.found.config {
         page.push_str(&departures(run));
     }
     page.push_str(&scores::retrieval(&story.results));
@@ -32,7 +33,8 @@ pub fn html(story: &Story) -> String {
     page.push_str(&scores::answers(&story.results));
     page.push_str(&scores::samples(&story.results));
     page.push_str(&curves(story));
-    if let Some(run) = &story.config {
+    page.push_str(&faults(story));
+    if let Some(run) = &story.found.config {
         page.push_str(&facts(run, story));
         push(
             &mut page,
@@ -48,7 +50,7 @@ pub fn html(story: &Story) -> String {
 
 /// What was trained, in a sentence.
 fn summary(story: &Story) -> String {
-    let Some(run) = &story.config else { return "A BLIP-2 run.".to_owned() };
+    let Some(run) = &story.found.config else { return "A BLIP-2 run.".to_owned() };
     let stages = run.stages.iter().map(|stage| format!("{} {} steps", stage.name(), count(stage.steps())));
     let mut text = format!(
         "BLIP-2 pre-training: {}. Seed {}, {} {}.",
@@ -57,8 +59,8 @@ fn summary(story: &Story) -> String {
         run.world_size(),
         if run.world_size() == 1 { "rank" } else { "ranks" },
     );
-    if story.train_seconds > 0.0 {
-        text.push_str(&format!(" Both stages took {}.", duration(story.train_seconds)));
+    if story.found.train_seconds > 0.0 {
+        text.push_str(&format!(" Both stages took {}.", duration(story.found.train_seconds)));
     }
     if let Some(seconds) = story.demo.as_ref().and_then(|demo| demo["seconds"].as_f64()) {
         text.push_str(&format!(" The demo took {} in all", duration(seconds)));
@@ -179,8 +181,8 @@ fn facts(run: &Run, story: &Story) -> String {
     }
     rows.push(("ranks", format!("{} with {} threads each", run.world_size(), run.cluster.threads_per_rank)));
     rows.push(("seed", run.run.seed.to_string()));
-    if !story.resumed.is_empty() {
-        rows.push(("resumed", format!("{} times", story.resumed.len())));
+    if !story.found.resumed.is_empty() {
+        rows.push(("resumed", format!("{} times", story.found.resumed.len())));
     }
     let rows: String = rows
         .iter()
@@ -209,61 +211,84 @@ fn language_model(model: &LanguageModel) -> String {
 /// The curves of every stage.
 fn curves(story: &Story) -> String {
     let mut stages: Vec<&str> = Vec::new();
-    for record in &story.records {
+    for record in &story.found.records {
         if !stages.contains(&record.stage.as_str()) {
             stages.push(&record.stage);
         }
     }
     let mut html = String::new();
     for stage in stages {
-        let records: Vec<&Record> = story.records.iter().filter(|record| record.stage == stage).collect();
+        let records = story.found.records_of(stage);
         push(&mut html, format_args!("<h2>Training: {}</h2>\n<div class=\"charts\">\n", escape(stage)));
-        html.push_str(&stage_charts(story, stage, &records));
+        html.push_str(&stage_charts(story.found.config.as_ref(), stage, &records));
         html.push_str("</div>\n");
+        html.push_str(&StepTime::over(&records).map_or_else(String::new, |time| time.figure("Time of a step")));
         html.push_str(&data::table(&records));
     }
     html
 }
 
-fn stage_charts(story: &Story, name: &str, records: &[&Record]) -> String {
-    let stage = story.config.as_ref().and_then(|run| run.stage(name));
+/// The faults; times count from the first record.
+fn faults(story: &Story) -> String {
+    let first = story.found.records.iter().find_map(|record| record.time);
+    let when = |time: f64| match first {
+        Some(first) if time >= first => format!("after {}", duration(time - first)),
+        _ => "before the first step".to_owned(),
+    };
+    faults::section(&story.found, &when)
+}
+
+/// Step and value.
+type Points = Vec<(u64, f64)>;
+
+/// Points of a curve: those records that have the value, finite.
+fn points(records: &[&Record], value: &dyn Fn(&Record) -> Option<f64>) -> Points {
+    let finite = |record: &&Record| Some((record.step, value(record).filter(|value| value.is_finite())?));
+    records.iter().filter_map(finite).collect()
+}
+
+/// The charts of one stage: its loss terms, then what else is measured along the way.
+pub fn stage_charts(config: Option<&Run>, name: &str, records: &[&Record]) -> String {
+    let stage = config.and_then(|run| run.stage(name));
     let steps = stage.map_or(0, Stage::steps);
     let mut marks: Vec<(u64, &str)> = Vec::new();
     if let Some(Stage::Representation(stage)) = stage {
         marks.extend([(stage.itm_start_step, "matching"), (stage.hard_negatives_start_step, "hard negatives")]);
     }
     marks.retain(|(step, _)| *step > 0);
-    let points = |value: &dyn Fn(&Record) -> Option<f64>| -> Vec<(u64, f64)> {
-        let finite = |record: &&Record| Some((record.step, value(record).filter(|value| value.is_finite())?));
-        records.iter().filter_map(finite).collect()
-    };
+    let mut html = String::new();
+    for term in terms(records) {
+        let points = points(records, &|record| *record.losses.get(term)?);
+        let marks = if matches!(term, "itm" | "total") { marks.as_slice() } else { &[] };
+        let (note, class) = (note_of(term), class_of(term));
+        let chart = Chart { title: term, note, points: &points, steps, marks, class, noisy: true };
+        html.push_str(&chart.figure());
+    }
+    let value = |name: &'static str| points(records, &|record| record.values.get(name)?.as_f64());
+    let percent =
+        |points: Points| -> Points { points.into_iter().map(|(step, value)| (step, 100.0 * value)).collect() };
+    let others: [(&str, &str, Points, &str, bool); 4] = [
+        ("gradient norm", "", value("grad_norm"), "norm", true),
+        ("learning rate", "", points(records, &|record| record.lr), "lr", false),
+        ("images/s", "over all ranks", points(records, &|record| record.images_per_s), "speed", false),
+        ("physical limit", "% of it", percent(value("mfu")), "speed", false),
+    ];
+    for (title, note, points, class, noisy) in &others {
+        let chart = Chart { title, note, points, steps, marks: &[], class, noisy: *noisy };
+        html.push_str(&chart.figure());
+    }
+    html
+}
+
+/// The loss terms of these records in the order for people; a total that repeats the only term is left out.
+fn terms<'a>(records: &[&'a Record]) -> Vec<&'a str> {
     let mut terms: Vec<&str> = records.iter().flat_map(|record| record.losses.keys().map(String::as_str)).collect();
     terms.sort_by_key(|term| term_order(term));
     terms.dedup();
     if terms.len() == 2 && terms[1] == "total" {
         terms.pop();
     }
-    let mut html = String::new();
-    for term in terms {
-        let points = points(&|record| *record.losses.get(term)?);
-        let marks = if matches!(term, "itm" | "total") { marks.as_slice() } else { &[] };
-        let chart = Chart {
-            title: term,
-            note: note_of(term),
-            points: &points,
-            steps,
-            marks,
-            class: class_of(term),
-            noisy: true,
-        };
-        html.push_str(&chart.figure());
-    }
-    let (rate, speed) = (points(&|record| record.lr), points(&|record| record.images_per_s));
-    let chart = Chart { title: "learning rate", note: "", points: &rate, steps, marks: &[], class: "lr", noisy: false };
-    html.push_str(&chart.figure());
-    let chart = Chart { title: "images/s", note: "over all ranks", points: &speed, class: "speed", ..chart };
-    html.push_str(&chart.figure());
-    html
+    terms
 }
 
 fn note_of(term: &str) -> &'static str {

@@ -6,10 +6,17 @@ use serde_json::Value;
 
 use super::found::Found;
 use crate::exit;
+use crate::report::duration;
 use crate::slurm_job::JobState;
 
 /// Seconds without a sign of life after which a run of no known process counts as unknown, at least.
 const SILENCE_S: f64 = 120.0;
+/// A run stalls when its next record is late by so many times the usual time between two.
+const LATE: f64 = 10.0;
+/// Seconds within which no run counts as stalled.
+const PATIENCE_S: f64 = 60.0;
+/// Records whose distances say what is usual.
+const USUAL_OF: usize = 50;
 
 /// One word on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,6 +68,8 @@ pub struct Status {
     pub losses: std::collections::BTreeMap<String, Option<f64>>,
     /// Images per second over all ranks.
     pub images_per_s: Option<f64>,
+    /// Why the run seems to stand still, where it is not known to have ended: no record for much longer than usual.
+    pub stalled: Option<String>,
     /// Seconds until all stages are done, at the speeds seen so far.
     pub eta_s: Option<f64>,
     /// The last committed checkpoint.
@@ -99,6 +108,7 @@ pub fn status(found: &Found, outside: &Outside, output: &str) -> Status {
         found.ranks.as_ref().filter(|_| state == State::Running).and_then(|ranks| ranks["ranks"].as_array().cloned());
     let failed = state == State::Failed;
     let outcome = found.outcome.as_ref().map(|outcome| outcome.message.clone()).filter(|_| failed);
+    let stalled = stalled(found, outside).filter(|_| matches!(state, State::Running | State::Unknown));
     let ended = outside
         .job
         .as_ref()
@@ -108,15 +118,16 @@ pub fn status(found: &Found, outside: &Outside, output: &str) -> Status {
     Status {
         schema_version: 1,
         state,
+        stalled,
         name: found.config.as_ref().map(|config| config.run.name.clone()),
         output: output.to_owned(),
         eta_s: eta_s(found, place.as_ref()).filter(|_| state != State::Done),
         stage: place.as_ref().map(|(stage, _)| stage.clone()),
         step: place.as_ref().map(|(_, step)| *step),
         steps: place.as_ref().and_then(|(stage, _)| Some(stage_of(found, stage)?.steps())),
-        losses: found.record.as_ref().map(|record| record.losses.clone()).unwrap_or_default(),
-        images_per_s: found.record.as_ref().and_then(|record| record.images_per_s),
-        last_checkpoint: found.commit.as_ref().map(|commit| Checkpoint {
+        losses: found.record().map(|record| record.losses.clone()).unwrap_or_default(),
+        images_per_s: found.record().and_then(|record| record.images_per_s),
+        last_checkpoint: found.commit().map(|commit| Checkpoint {
             stage: commit.stage.clone(),
             step: commit.step,
             uri: commit.uri.clone(),
@@ -154,7 +165,7 @@ fn state(found: &Found, outside: &Outside) -> State {
     }
     let silence =
         found.config.as_ref().map_or(SILENCE_S, |config| (config.cluster.timeouts_s.step as f64).max(SILENCE_S));
-    let last = found.record.as_ref().and_then(|record| record.time);
+    let last = found.record().and_then(|record| record.time);
     match last {
         Some(time) if outside.now - time < silence => State::Running,
         _ => State::Unknown,
@@ -164,8 +175,8 @@ fn state(found: &Found, outside: &Outside) -> State {
 /// Stage and step: of the newest metrics or of the newest checkpoint, whichever is further.
 fn place(found: &Found) -> Option<(String, u64)> {
     let number = |name: &str| found.config.as_ref()?.stages.iter().position(|stage| stage.name() == name);
-    let record = found.record.as_ref().map(|record| (record.stage.clone(), record.step));
-    let commit = found.commit.as_ref().map(|commit| (commit.stage.clone(), commit.step));
+    let record = found.record().map(|record| (record.stage.clone(), record.step));
+    let commit = found.commit().map(|commit| (commit.stage.clone(), commit.step));
     record.into_iter().chain(commit).max_by_key(|(stage, step)| (number(stage), *step))
 }
 
@@ -177,11 +188,53 @@ fn stage_of<'a>(found: &'a Found, name: &str) -> Option<&'a Stage> {
 fn eta_s(found: &Found, place: Option<&(String, u64)>) -> Option<f64> {
     let (config, (stage, step)) = (found.config.as_ref()?, place?);
     let now = config.stages.iter().position(|known| known.name() == stage)?;
-    let last = found.speeds.last()?.1;
-    let speed = |name: &str| found.speeds.iter().find(|(known, _)| known == name).map_or(last, |(_, speed)| *speed);
+    let speeds = found.speeds();
+    let last = speeds.last()?.1;
+    let speed = |name: &str| speeds.iter().rfind(|(known, _)| *known == name).map_or(last, |(_, speed)| *speed);
     let seconds = config.stages.iter().enumerate().skip(now).map(|(index, stage)| {
         let done = if index == now { *step } else { 0 };
         stage.steps().saturating_sub(done) as f64 * stage.global_batch() as f64 / speed(stage.name())
     });
     Some(seconds.sum::<f64>().round()).filter(|seconds| seconds.is_finite())
+}
+
+/// Why a run seems to stand still: since its last sign of life much more time has passed than usually between two
+/// records.
+fn stalled(found: &Found, outside: &Outside) -> Option<String> {
+    let times = found.records.iter().filter_map(|record| record.time);
+    let last_record = times.clone().next_back().filter(|time| *time >= found.launched);
+    let sign = last_record.unwrap_or(found.launched).max(found.commit().map_or(0.0, |commit| commit.time));
+    if sign <= 0.0 {
+        return None;
+    }
+    let quiet = outside.now - sign;
+    let usual = usual_gap(found);
+    let timeouts = found.config.as_ref().map(|config| &config.cluster.timeouts_s);
+    // Before the first record of a launch, and while ranks do something else than steps, the first step's time is
+    // allowed.
+    let mut ranks = found.ranks.as_ref().and_then(|ranks| ranks["ranks"].as_array()).into_iter().flatten();
+    let steps = |rank: &Value| matches!(rank["beat"]["phase"].as_str(), None | Some("step" | "data wait"));
+    let is_between = last_record.is_none() || ranks.any(|rank| !steps(rank));
+    let between = timeouts.map_or(SILENCE_S, |timeouts| timeouts.first_step as f64);
+    let allowed = match usual {
+        Some(usual) => (LATE * usual).max(PATIENCE_S),
+        None => timeouts.map_or(SILENCE_S, |timeouts| timeouts.step as f64).max(SILENCE_S),
+    };
+    let allowed = if is_between { allowed.max(between) } else { allowed };
+    let usual = usual.map_or_else(String::new, |usual| format!("; usually one comes every {}", gap(usual)));
+    (quiet > allowed).then(|| format!("no record for {}{usual}", duration(quiet)))
+}
+
+/// The median time between two of the last records of the last launch, in seconds.
+fn usual_gap(found: &Found) -> Option<f64> {
+    let newest = found.records.iter().rev().take(USUAL_OF).filter_map(|record| record.time);
+    let times: Vec<f64> = newest.filter(|time| *time >= found.launched).collect();
+    let mut gaps: Vec<f64> = times.windows(2).map(|pair| (pair[0] - pair[1]).max(0.0)).collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps.get(gaps.len() / 2).copied()
+}
+
+/// A time between two records in words.
+fn gap(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{seconds:.1} s") } else { duration(seconds) }
 }

@@ -22,15 +22,15 @@ pub fn text(status: &Status) -> String {
     let name = status.name.as_deref().unwrap_or(&status.output);
     let mut lines = vec![format!("{name}: {}", word(status.state)), format!("  output      {}", status.output)];
     let mut add = |name: &str, value: String| lines.push(format!("  {name:<11} {value}"));
+    if let Some(stalled) = &status.stalled {
+        add("stalled", stalled.clone());
+    }
     if let (Some(stage), Some(step)) = (&status.stage, status.step) {
         let of = status.steps.map_or_else(String::new, |steps| format!(" of {steps}"));
         add("stage", format!("{stage}, step {step}{of}"));
     }
-    let mut losses: Vec<_> = status.losses.iter().collect();
-    losses.sort_by_key(|(name, _)| term_order(name));
-    if !losses.is_empty() {
-        let value = |value: &Option<f64>| value.map_or("not finite".to_owned(), |value| format!("{value:.3}"));
-        add("loss", losses.iter().map(|(name, loss)| format!("{name} {}", value(loss))).collect::<Vec<_>>().join("  "));
+    if !status.losses.is_empty() {
+        add("loss", losses(status));
     }
     if let Some(speed) = status.images_per_s {
         add("speed", format!("{speed:.0} images/s"));
@@ -52,17 +52,56 @@ pub fn text(status: &Status) -> String {
         add("failure", failure.clone());
     }
     lines.extend(table(&status.ranks));
-    lines.join("\n") + "\n"
+    // Names and messages of a run must not move a terminal's cursor.
+    let plain = |line: String| line.chars().filter(|c| !c.is_control()).collect::<String>();
+    lines.into_iter().map(plain).collect::<Vec<_>>().join("\n") + "\n"
 }
 
-fn word(state: State) -> &'static str {
+/// One line, for a log.
+pub fn line(status: &Status) -> String {
+    let name = status.name.as_deref().unwrap_or(&status.output);
+    let state = if status.stalled.is_some() { "stalled" } else { state(status.state) };
+    let mut parts = vec![format!("{name}: {state}")];
+    if let (Some(stage), Some(step)) = (&status.stage, status.step) {
+        parts.push(status.steps.map_or_else(|| format!("{stage} {step}"), |steps| format!("{stage} {step}/{steps}")));
+    }
+    if !status.losses.is_empty() {
+        parts.push(losses(status));
+    }
+    parts.extend(status.images_per_s.map(|speed| format!("{speed:.0} images/s")));
+    parts.extend(status.eta_s.map(|seconds| format!("{} left", duration(seconds))));
+    parts.extend(status.last_checkpoint.as_ref().map(|last| format!("checkpoint at {}", last.step)));
+    parts.extend(status.stalled.clone());
+    parts.extend(status.failure.clone());
+    parts.join("  ").chars().filter(|c| !c.is_control()).collect()
+}
+
+/// `itc 3.100  total 5.900`.
+fn losses(status: &Status) -> String {
+    let mut losses: Vec<_> = status.losses.iter().collect();
+    losses.sort_by_key(|(name, _)| term_order(name));
+    let value = |value: &Option<f64>| value.map_or("not finite".to_owned(), |value| format!("{value:.3}"));
+    losses.iter().map(|(name, loss)| format!("{name} {}", value(loss))).collect::<Vec<_>>().join("  ")
+}
+
+/// The word alone.
+pub fn state(state: State) -> &'static str {
     match state {
         State::Queued => "queued",
         State::Running => "running",
-        State::Preempted => "preempted; it goes on when it is started again",
+        State::Preempted => "preempted",
         State::Done => "done",
         State::Failed => "failed",
-        State::Unknown => "unknown: no process, job or outcome of it was found",
+        State::Unknown => "unknown",
+    }
+}
+
+/// The word with what it means, where it does not say so itself.
+fn word(of: State) -> String {
+    match of {
+        State::Preempted => "preempted; it goes on when it is started again".to_owned(),
+        State::Unknown => "unknown: no process, job or outcome of it was found".to_owned(),
+        _ => state(of).to_owned(),
     }
 }
 
