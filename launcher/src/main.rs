@@ -9,7 +9,8 @@ use clap::Parser;
 use launcher::cli::{BenchCommand, Cli, Command, ConfigCommand, DataCommand, VerifyCommand};
 use launcher::ranks::Programs;
 use launcher::{
-    bench_step, checkpoints, config, dashboard, data, demo, doctor, eval, exit, launch, plan, report, status, submit, verify, weights,
+    bench_step, checkpoints, config, dashboard, data, demo, doctor, eval, exit, launch, plan, report, status, submit,
+    verify, weights,
 };
 
 fn main() -> ExitCode {

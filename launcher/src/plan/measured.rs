@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::Plan;
 use super::memory::Device;
 use crate::data::block_on;
-use crate::report::gather::{self, Record};
+use crate::report::gather::Record;
 use crate::source::local_folder;
+use crate::status::Reader;
 
 /// What a stage of a run measured. Errors are shares of what was measured: 0.1 where the plan said 10 % too much.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,7 +40,7 @@ pub fn compare(run: &Run, plan: &mut Plan, ask_stores: bool) -> anyhow::Result<(
     }
     let place = Location::parse(uri)?;
     let on_gpu = plan.gpu.is_some() || Device::of(run) == Device::Gpu;
-    let history = block_on(gather::history(&place, Some(run)), "nothing was changed")?;
+    let history = block_on(Reader::new(&place).read(), "nothing was changed")?;
     // One process runs all stages, and keeps what an earlier one touched: peaks are those of all stages so far.
     let (mut planned_peak, mut measured_peak) = (0, None::<f64>);
     for stage in &mut plan.stages {
