@@ -8,6 +8,7 @@ use std::process::Command;
 use integration_tests::blip2::{blip2, stderr, stdout};
 use integration_tests::programs::{all_output, built, checkout, refused, run_within};
 use integration_tests::skip::skip;
+use integration_tests::stand_ins::StandIns;
 
 fn corpus(folder: &Path) -> String {
     let out = folder.join("corpus").display().to_string();
@@ -278,7 +279,7 @@ fn a_plan_that_cannot_be_made_says_why() {
     let cases: [(&[&str], &str); 5] = [
         (&["tiny", "--gpu", "abacus"], "expected one of v100, a100-40gb"),
         (&["tiny", "--ranks", "3"], "found 3 ranks for 2 slices"),
-        (&["tiny", "--price", "-1"], "expected a number above 0"),
+        (&["tiny", "--price", "0"], "expected a number above 0"),
         (&["tiny", "--gpu", "h100", "--calibrate"], "--calibrate"),
         (&["tinny"], "tinny"),
     ];
@@ -296,18 +297,14 @@ fn a_plan_that_cannot_be_made_says_why() {
 
 #[test]
 fn a_calibrated_plan_counts_measured_steps_and_its_own_error() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let folder = tempfile::tempdir().unwrap();
+    let stand_ins = StandIns::new();
+    let folder = stand_ins.path();
     // What `blip2-rank bench-step` answers; it leaves behind what it was asked.
-    let rank = folder.path().join("rank");
-    let asked = folder.path().join("asked");
+    let asked = folder.join("asked");
     let answer = r#"{"sides": [{"step_seconds": [2.0, 2.0, 9.0]}], "peak_memory_bytes": 1000000000}"#;
-    let script = format!("#!/bin/sh\necho \"$@\" >> {}\necho '{answer}'\n", asked.display());
-    std::fs::write(&rank, script).unwrap();
-    std::fs::set_permissions(&rank, std::fs::Permissions::from_mode(0o755)).unwrap();
+    stand_ins.script("rank", &format!("#!/bin/sh\necho \"$@\" >> {}\necho '{answer}'\n", asked.display()));
     // What a run of the first stage reported.
-    let output = folder.path().join("run");
+    let output = folder.join("run");
     std::fs::create_dir_all(output.join("metrics")).unwrap();
     let record = |step: u64, rate: f64| {
         format!("{{\"stage\":\"representation\",\"step\":{step},\"images_per_s\":{rate},\"resident_mib\":1200.0}}\n")
@@ -317,7 +314,7 @@ fn a_calibrated_plan_counts_measured_steps_and_its_own_error() {
     let set = format!("run.output={}", output.display());
     let mut command = Command::new(built("blip2"));
     command.args(["plan", "mid", "--ranks", "1", "--calibrate", "--set", &set, "--json"]);
-    let planned = command.env("BLIP2_RANK", &rank).output().unwrap();
+    let planned = command.env("BLIP2_RANK", folder.join("rank")).output().unwrap();
     assert!(planned.status.success(), "{}", stderr(&planned));
     let value: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
     assert_eq!(value["calibrated"], true);
