@@ -116,6 +116,10 @@ struct Running {
 /// the process.
 pub fn run(context: &Arc<Context>, until: Instant, tasks: Vec<Task>) -> Vec<Check> {
     let began = Instant::now();
+    if began >= until {
+        let late = |task: Task| Check::skipped(task.name, "no time was left; look at it alone with --only");
+        return tasks.into_iter().map(late).collect();
+    }
     let running: Vec<Running> = tasks.into_iter().map(|task| start(context, task)).collect();
     let mut checks = Vec::new();
     for Running { name, limit, answer } in running {
@@ -180,6 +184,13 @@ mod tests {
         assert_eq!(states, [("hangs", State::Failure), ("panics", State::Failure), ("works", State::Ok)]);
         assert!(found[0].found.contains("no answer within 0 s"), "{found:?}");
         assert!(found[1].found.contains("the moon is full"), "{found:?}");
+    }
+
+    #[test]
+    fn what_would_begin_too_late_is_skipped() {
+        let context = Arc::new(Context::for_tests(&[]));
+        let found = run(&context, Instant::now(), vec![Task::new("late", 5, |_| panic!("it began"))]);
+        assert_eq!((found.len(), found[0].state), (1, State::Skipped));
     }
 
     #[test]

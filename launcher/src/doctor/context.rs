@@ -5,11 +5,12 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use configs::Run;
+use configs::{Backend, Run};
 use serde_json::Value;
 
 use super::check::Check;
-use crate::ranks::{Plan, Programs, process};
+use crate::ranks::allocation::Standing;
+use crate::ranks::{Plan, Programs, gpus, process};
 
 /// What a rank's program prints when it has its findings.
 const RESULT: &str = "{\"event\":\"result\"";
@@ -17,6 +18,9 @@ const RESULT: &str = "{\"event\":\"result\"";
 const REPEATED: usize = 4;
 /// Time that a rank has to end beyond the time that its look is given.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Words of errors that MPI or what starts its ranks is the cause of.
+const OF_MPI: [&str; 6] = ["libblip2_mpi", "mpi:", "mpi_", "mpirun", "prte", "pmix"];
 
 /// What all checks know.
 pub struct Context {
@@ -52,6 +56,16 @@ impl Context {
         let mut context = Self::new(run, "preset:tiny".into(), Vec::new(), Programs::default());
         context.talks = false;
         context
+    }
+
+    /// Whether this host only submits the run: SLURM is at hand, the run is meant for its GPUs, and this host has none.
+    pub fn is_login_node(&self) -> bool {
+        let cluster = &self.run.cluster;
+        cluster.backend == Backend::Nccl
+            && (cluster.nodes > 1 || cluster.slurm.partition.is_some())
+            && self.programs.standing() == Standing::Outside
+            && self.programs.on_path("srun").is_some()
+            && matches!(gpus::here(&self.programs), Some((0, _)))
     }
 
     /// Says on standard error what is looked at.
@@ -162,7 +176,7 @@ fn ended(name: &str, status: &str, errors: &str) -> Check {
         {
             "memory did not suffice: use more slices (stages.*.slices), fewer ranks on the host, bf16, or more memory"
         }
-        () if lower.contains("libblip2_mpi") || lower.contains("mpi") => super::MPI_FIX,
+        () if OF_MPI.iter().any(|word| lower.contains(word)) => super::MPI_FIX,
         () => "see the message; `blip2-rank self-check` says which libraries are found",
     };
     Check::failure(name, format!("{status}: {told}"), "ranks that end well", fix)
@@ -179,6 +193,22 @@ mod tests {
                     [{\"name\":\"ranks\",\"state\":\"ok\",\"found\":\"2\",\"expected\":\"2\",\"fix\":\"\"}]}}\n";
         assert_eq!(findings(said).unwrap(), [Check::ok("ranks", "2", "2")]);
         assert_eq!(findings("nothing"), None);
+    }
+
+    #[test]
+    fn a_login_node_has_srun_and_no_gpu() {
+        let folder = std::env::temp_dir().join(format!("blip2-doctor-login-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("srun"), "").unwrap();
+        let mut context = Context::for_tests(&["cluster.backend=nccl", "cluster.slurm.partition=gpu"]);
+        context.programs.path = Some(folder.clone().into());
+        context.programs.variables = [("CUDA_VISIBLE_DEVICES".to_owned(), String::new())].into();
+        assert!(context.is_login_node());
+        context.programs.variables = [("CUDA_VISIBLE_DEVICES".to_owned(), "0".to_owned())].into();
+        assert!(!context.is_login_node());
+        context.programs.path = None;
+        assert!(!context.is_login_node());
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

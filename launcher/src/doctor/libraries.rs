@@ -32,10 +32,10 @@ pub fn libraries(context: &Context) -> Vec<Check> {
     let mut checks =
         vec![Check::ok(RANK_PROGRAM, format!("starts, libtorch {version}"), "blip2-rank that starts and adds right")];
     let (on_gpus, alone) = (context.run.cluster.backend == Backend::Nccl, context.run.world_size() == 1);
-    checks.extend(if on_gpus {
-        cuda(context, rank)
-    } else {
-        vec![Check::skipped("cuda", "the run computes on processors")]
+    checks.extend(match on_gpus {
+        false => vec![Check::skipped("cuda", "the run computes on processors")],
+        true if context.is_login_node() => vec![Check::skipped("cuda", super::LOGIN_NODE)],
+        true => cuda(context, rank),
     });
     checks.push(match (alone, optional(&rank["mpi"])) {
         (true, _) => Check::skipped("mpi", "one rank needs none"),
@@ -124,6 +124,9 @@ pub fn meeting(context: &Context) -> Vec<Check> {
     }
     if let Some(broken) = [RANK_PROGRAM, "mpi"].into_iter().find(|what| context.is_broken(what)) {
         return vec![Check::skipped(name, format!("{broken} does not work, as said"))];
+    }
+    if context.is_login_node() {
+        return vec![Check::skipped(name, super::LOGIN_NODE)];
     }
     let mut plan = match plan(context) {
         Ok(plan) => plan,

@@ -113,6 +113,9 @@ pub fn gpus(context: &Context) -> Vec<Check> {
     if context.run.cluster.backend != Backend::Nccl {
         return vec![Check::skipped("gpus", "the run computes on processors (cluster.backend)")];
     }
+    if context.is_login_node() {
+        return vec![Check::skipped("gpus", super::LOGIN_NODE)];
+    }
     let ranks = ranks_here(&context.run);
     let expected = format!("{ranks} GPUs, one for each rank of this host");
     let found = match gpus::here(&context.programs) {

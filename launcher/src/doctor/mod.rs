@@ -35,6 +35,8 @@ const INSTALL: &str = "build it (`make build`) or unpack the whole package, name
 /// What to do where several ranks do not come together.
 const MPI_FIX: &str = "install Open MPI and build the MPI piece against it (`make build`), name the piece in BLIP2_MPI_LIBRARY and \
                        its mpirun in BLIP2_MPIRUN; `blip2-rank self-check` says what is found";
+/// Why a login node is not asked for what only nodes have.
+const LOGIN_NODE: &str = "jobs run elsewhere and this host has no GPU: look from inside an allocation with --slurm";
 /// Time for everything. A check that would begin later is not begun.
 const ALL: Duration = Duration::from_secs(115);
 /// Seconds for a look at what the models take.
@@ -143,7 +145,10 @@ fn of_ranks() -> Vec<Task> {
 
 /// A step on this machine.
 fn of_step() -> Vec<Task> {
-    vec![Task::new("step", 50, |context| context.ask_rank("step", "step", 45))]
+    vec![Task::new("step", 50, |context| match context.is_login_node() {
+        true => vec![Check::skipped("step", LOGIN_NODE)],
+        false => context.ask_rank("step", "step", 45),
+    })]
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

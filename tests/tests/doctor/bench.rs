@@ -16,13 +16,13 @@ pub const LIMIT_S: u32 = 150;
 #[derive(Default)]
 pub struct Planted {
     pub set: Vec<String>,
-    env: Vec<(&'static str, String)>,
+    pub env: Vec<(&'static str, String)>,
     /// A script that runs `"$@"` where the fault is; it ends with 99 where this machine does not allow it.
-    inside: Option<String>,
+    pub inside: Option<String>,
     /// Whether the script needs a mount namespace of its own.
-    mounts: bool,
+    pub mounts: bool,
     /// What lives as long as the look.
-    kept: Option<Box<dyn Any>>,
+    pub kept: Option<Box<dyn Any>>,
 }
 
 impl Planted {
@@ -47,14 +47,14 @@ impl Planted {
 
 /// A folder of a case's own, beside a run that works.
 pub struct Bench {
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     shared: &'static Path,
 }
 
 /// What a look came to.
 pub struct Looked {
-    output: Output,
-    checks: Vec<Value>,
+    pub output: Output,
+    pub checks: Vec<Value>,
 }
 
 impl Bench {

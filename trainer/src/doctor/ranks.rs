@@ -42,6 +42,7 @@ pub fn ranks(run: &Run, control: &Arc<dyn Collective>, meeting: Meeting<'_>) -> 
     sum_over_ranks(control.as_ref())?;
     let world = control.world_size();
     let mut hosts = gather_texts(control.as_ref(), meeting.host)?;
+    hosts.sort();
     hosts.dedup();
     let met = format!("{world} ranks on {} hosts met over {} and added right", hosts.len(), control.name());
     let mut findings = vec![Finding::ok("ranks", met, "as many ranks as the config has, and a right sum")];
