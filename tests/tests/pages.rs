@@ -26,6 +26,7 @@ enum Test {
 use Test::{Here, Of};
 
 const EVALUATION: &str = "tests/tests/evaluation.rs";
+const DASHBOARD: &str = "tests/tests/dashboard.rs";
 const PUBLISHED: &str = "published_layouts_are_scored_as_their_predictions_are";
 
 /// Every shape of a command that a page may show; the first row that fits counts. A page with a new one needs a row,
@@ -57,7 +58,13 @@ const ROWS: &[Row] = &[
     Row("blip2 data index", &[], Here),
     Row("blip2 data inspect", &["--html"], Here),
     Row("blip2 data synth", &["--out", "--scenes"], Here),
+    Row("blip2 dashboard", &["--port"], Of(DASHBOARD, "the_page_and_programs_are_told_the_same")),
     Row("blip2 demo", &[], Of("tests/tests/launch.rs", "the_demo_goes_to_its_report_and_does_nothing_twice")),
+    Row(
+        "blip2 doctor",
+        &["--json", "--only", "--set"],
+        Of("tests/tests/doctor/main.rs", "a_run_that_works_passes_and_nothing_of_it_is_touched"),
+    ),
     Row("blip2 eval caption", &["--annotations", "--images"], Of(EVALUATION, PUBLISHED)),
     Row("blip2 eval caption", &["--annotations", "--images", "--ranks"], Of(EVALUATION, "ranks_share_an_evaluation")),
     Row("blip2 eval retrieval", &["--split", "--stage"], Here),
@@ -71,8 +78,15 @@ const ROWS: &[Row] = &[
         Of(EVALUATION, "fine_tuning_trains_the_image_encoder_to_the_same_bits_on_any_number_of_ranks"),
     ),
     Row("blip2 launch", &["--ranks"], Here),
+    Row("blip2 launch", &["--dashboard"], Of(DASHBOARD, "a_launch_serves_the_page_as_long_as_it_lasts")),
+    Row(
+        "blip2 plan",
+        &["--gpu", "--ranks"],
+        Of("tests/tests/commands.rs", "a_plan_tells_the_published_figures_and_the_page_of_the_docs"),
+    ),
     Row("blip2 report", &[], Here),
     Row("blip2 status", &["--json"], Here),
+    Row("blip2 status", &["--json", "--watch"], Of(DASHBOARD, "a_watch_ends_with_the_run")),
     Row(
         "blip2 verify exactness",
         &[],
@@ -136,7 +150,7 @@ fn the_tests_that_rows_name_are_there_and_give_the_options() {
         assert!(text.contains(&format!("fn {function}()")), "{command}: {file} has no test {function}");
         // Tests of a folder share what starts their commands.
         let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
-        let in_folder = path.parent().is_some_and(|folder| folder.ends_with("fetch"));
+        let in_folder = !path.parent().is_some_and(|folder| folder.ends_with("tests/tests"));
         let all = beside.filter(|file| in_folder && file.is_file()).map(|file| fs::read_to_string(file).unwrap());
         let all: String = all.chain([text]).collect();
         for option in *options {
