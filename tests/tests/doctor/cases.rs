@@ -42,7 +42,8 @@ fn slurm_without_pmix() -> StandIns {
     programs
 }
 
-fn path_with(programs: &StandIns) -> String {
+/// The folders of programs, these first.
+pub fn path_with(programs: &StandIns) -> String {
     format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap())
 }
 

@@ -80,7 +80,11 @@ fn share(run: &Run, stage: &Stage) -> (usize, usize) {
 
 /// Takes the step; seconds and bytes.
 fn taken(run: &Run, stage: &Stage, device: Device) -> Result<(f64, Option<u64>)> {
-    let (batch, slices) = share(run, stage);
+    let (batch, slices) = match (share(run, stage), stage) {
+        // A sample by itself has no negatives; in the run they come from other ranks.
+        ((1, _), Stage::Representation(_)) => (2, 2),
+        (share, _) => share,
+    };
     let mut alone = stage.clone();
     let model = &run.model;
     let kind = match &mut alone {
