@@ -1,4 +1,5 @@
-//! `blip2 doctor` passes a run that works, and finds faults that are really planted: each in a real file, limit, store, port or
+//! `blip2 doctor` passes a run that works, and finds faults that are really planted: each in a real file, limit,
+//! store, port or
 //! program, and each with the fix named.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
