@@ -1,4 +1,5 @@
-//! What `blip2 doctor` asks a rank: whether libraries, weights, tokenizers, memory, a step, a checkpoint and the ways between
+//! What `blip2 doctor` asks a rank: whether libraries, weights, tokenizers, memory, a step, a checkpoint and the ways
+//! between
 //! ranks will do for a run, before it is started. Nothing of the run itself is touched.
 
 mod checkpoint;

@@ -1,4 +1,5 @@
-//! Weights from elsewhere and for elsewhere: what labs have is read, checked and written as parts of a run; what was trained is
+//! Weights from elsewhere and for elsewhere: what labs have is read, checked and written as parts of a run; what was
+//! trained is
 //! written as others read it.
 
 pub mod clip;
@@ -113,7 +114,8 @@ pub fn inspect(uri: &str) -> Result<Value> {
     }))
 }
 
-/// A part of a plan against what a run asks for. Tensors that belong to a stage that the source knows nothing of are not
+/// A part of a plan against what a run asks for. Tensors that belong to a stage that the source knows nothing of are
+/// not
 /// missing, nor are positions of another image size re-shaped: they are fitted when they are loaded.
 pub(crate) fn compare(plan: &Plan<'_>, run: &Run, part: Part) -> Result<Option<Differences>> {
     let names: Vec<&str> = plan.names().filter(|name| Part::of(name) == part).collect();
@@ -271,7 +273,8 @@ fn load_parts(source: &Source, parts: &[Part]) -> Result<Tensors> {
         .collect()
 }
 
-/// The values that the tensor `name` of a Q-Former starts with, given random ones; rows that a BERT's vocabulary lacks stay
+/// The values that the tensor `name` of a Q-Former starts with, given random ones; rows that a BERT's vocabulary
+/// lacks stay
 /// random.
 ///
 /// # Errors

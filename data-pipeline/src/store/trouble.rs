@@ -103,19 +103,22 @@ impl Trouble {
     pub fn fix(self) -> &'static str {
         match self {
             Self::ExpiredCredentials => {
-                "renew the credentials (`aws sso login`, a new AWS_SESSION_TOKEN, `gcloud auth application-default login`, \
+                "renew the credentials (`aws sso login`, a new AWS_SESSION_TOKEN, `gcloud auth application-default \
+                     login`, \
                  a new SAS) and see that they outlive the job"
             }
             Self::Clock => "set this machine's clock (`chronyc makestep`, `timedatectl set-ntp true`)",
             Self::Refused => {
-                "set the store's variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, \
+                "set the store's variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                     GOOGLE_APPLICATION_CREDENTIALS, \
                  AZURE_STORAGE_ACCOUNT_KEY), and see that they may list, read and, under run.output, write and delete"
             }
             Self::Missing => "check the URI in the config, and that bucket and folder exist",
             Self::Full => "free some space, raise the quota, or set run.output to another disk",
             Self::Rights => "set the rights of the folder (`chmod`, `chown`), or name one that this user may write to",
             Self::Silent => {
-                "check the store's address in the environment (AWS_ENDPOINT_URL), proxies, the network from this machine, \
+                "check the store's address in the environment (AWS_ENDPOINT_URL), proxies, the network from this \
+                     machine, \
                  and the store's own log"
             }
             Self::Other => "see the store's own words, and its log",

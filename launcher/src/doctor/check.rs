@@ -112,7 +112,8 @@ struct Running {
     answer: Option<Receiver<Result<Vec<Check>, String>>>,
 }
 
-/// Runs tasks side by side, each within its own time and none beyond `until`. What does not end is left to itself: it ends with
+/// Runs tasks side by side, each within its own time and none beyond `until`. What does not end is left to itself: it
+/// ends with
 /// the process.
 pub fn run(context: &Arc<Context>, until: Instant, tasks: Vec<Task>) -> Vec<Check> {
     let began = Instant::now();
@@ -137,7 +138,8 @@ pub fn run(context: &Arc<Context>, until: Instant, tasks: Vec<Task>) -> Vec<Chec
             }
             Err(_) => {
                 let found = format!("no answer within {:.0} s", began.elapsed().as_secs_f64());
-                let fix = "something that the check asks hangs: a store, a network file system, or a program; see the other checks";
+                let fix = "something that the check asks hangs: a store, a network file system, or a program; see \
+                     the other checks";
                 checks.push(Check::failure(name, found, "an answer", fix));
             }
         }

@@ -106,7 +106,8 @@ impl Context {
         }
     }
 
-    /// The command of a plan. A rank that is alone must not take itself for one of the step that this process may be in.
+    /// The command of a plan. A rank that is alone must not take itself for one of the step that this process may be
+    /// in.
     pub fn command(&self, plan: &Plan) -> Command {
         let mut command = plan.command();
         if plan.ranks == 1 {
@@ -150,11 +151,13 @@ fn late(name: &str, within_s: u64) -> Check {
             name,
             found,
             "a step of each stage",
-            "a step of this size takes longer here, as on processors or a GPU that others use: time it with `blip2 bench step`, \
+            "a step of this size takes longer here, as on processors or a GPU that others use: time it with `blip2 \
+                 bench step`, \
              or look on a node that trains",
         ),
         _ => {
-            let fix = "something that the rank asks hangs: a store, a network file system, MPI or a driver; see the other checks";
+            let fix = "something that the rank asks hangs: a store, a network file system, MPI or a driver; see the \
+                 other checks";
             Check::failure(name, found, "an answer", fix)
         }
     }
@@ -189,7 +192,8 @@ mod tests {
 
     #[test]
     fn findings_are_read_among_other_lines() {
-        let said = "a line of mpirun\n{\"event\":\"message\",\"text\":\"x\"}\n{\"event\":\"result\",\"result\":{\"checks\":\
+        let said = "a line of \
+             mpirun\n{\"event\":\"message\",\"text\":\"x\"}\n{\"event\":\"result\",\"result\":{\"checks\":\
                     [{\"name\":\"ranks\",\"state\":\"ok\",\"found\":\"2\",\"expected\":\"2\",\"fix\":\"\"}]}}\n";
         assert_eq!(findings(said).unwrap(), [Check::ok("ranks", "2", "2")]);
         assert_eq!(findings("nothing"), None);

@@ -52,7 +52,8 @@ fn cuda(context: &Context, rank: &Value) -> Vec<Check> {
     let ranks = ranks_here(&context.run) as u64;
     let devices = rank["cuda_devices"].as_u64().unwrap_or(0);
     let expected = format!("libtorch's CUDA part, which sees {ranks} GPUs");
-    let fix = "install the libtorch for CUDA and a driver at least as new as it wants, and see CUDA_VISIBLE_DEVICES and the \
+    let fix = "install the libtorch for CUDA and a driver at least as new as it wants, and see CUDA_VISIBLE_DEVICES \
+         and the \
                container's `--gpus`; `blip2-rank self-check` says more";
     let cuda = match rank["cuda_library"]["reason"].as_str() {
         Some(reason) => Check::failure("cuda", reason, &expected, fix),
@@ -62,7 +63,8 @@ fn cuda(context: &Context, rank: &Value) -> Vec<Check> {
     let nccl = match optional(&rank["nccl"]) {
         Ok(found) => Check::ok("nccl", found, "NCCL that can be loaded"),
         Err(why) => {
-            let fix = "put libnccl.so.2 beside libtorch or where the loader looks (LD_LIBRARY_PATH); packages of CUDA bring it";
+            let fix = "put libnccl.so.2 beside libtorch or where the loader looks (LD_LIBRARY_PATH); packages of \
+                 CUDA bring it";
             Check::failure("nccl", why, "NCCL that can be loaded", fix)
         }
     };
@@ -97,7 +99,8 @@ pub fn pmix(context: &Context) -> Vec<Check> {
     if !is_meant {
         return vec![Check::skipped(name, "the run is not meant for SLURM")];
     }
-    let fix = "ask the site for SLURM with PMIx (`--mpi=pmix`), or rebuild the MPI piece against the site's MPI; until then mpirun \
+    let fix = "ask the site for SLURM with PMIx (`--mpi=pmix`), or rebuild the MPI piece against the site's MPI; \
+         until then mpirun \
                starts ranks (--launcher mpirun)";
     let problem = match context.programs.of_slurm("srun") {
         Err(_) if !context.slurm && !in_job => {

@@ -51,7 +51,8 @@ fn place(context: &Context, ranks: usize) -> Check {
     match place.and_then(|place| place.ranks(run, None)) {
         Ok((all, _)) => Check::ok(name, format!("{all} ranks, {ranks} on this host"), expected),
         Err(_) if nodes > 1 && context.programs.standing() == Standing::Outside => {
-            let fix = "look at all nodes from inside an allocation: salloc, then `blip2 doctor --slurm`; `blip2 submit` starts the run";
+            let fix = "look at all nodes from inside an allocation: salloc, then `blip2 doctor --slurm`; `blip2 \
+                 submit` starts the run";
             let found = format!("this host, looked at as one of the {nodes} nodes of the run");
             Check::warning(name, found, "all nodes", fix)
         }
@@ -129,7 +130,8 @@ pub fn gpus(context: &Context) -> Vec<Check> {
     let driver = match version.lines().next() {
         Some(line) => Check::ok("driver", line.trim_start_matches("NVRM version:").trim(), "NVIDIA's driver"),
         None => {
-            let fix = "install NVIDIA's driver, give the container its GPUs (`--gpus all`, `--nv`), or train on CPUs with \
+            let fix = "install NVIDIA's driver, give the container its GPUs (`--gpus all`, `--nv`), or train on \
+                 CPUs with \
                        --set cluster.backend=mpi";
             Check::failure("driver", "no /proc/driver/nvidia/version", "NVIDIA's driver", fix)
         }
@@ -243,7 +245,8 @@ fn free_at(folder: &Path) -> std::io::Result<u64> {
 /// Whether a port can be opened where ranks report to the launcher, and reached from here.
 pub fn ports(context: &Context) -> Vec<Check> {
     let (name, expected) = ("ports", "a port that can be opened and reached");
-    let fix = "name an address of this host in BLIP2_ADDRESS, or unset it; bring the loopback interface up (`ip link set lo up`); \
+    let fix = "name an address of this host in BLIP2_ADDRESS, or unset it; bring the loopback interface up (`ip \
+         link set lo up`); \
                let the firewall pass TCP between nodes";
     let named = context.programs.variable("BLIP2_ADDRESS");
     let address: IpAddr = match named.map(str::parse).transpose() {

@@ -1,6 +1,7 @@
 //! `blip2 doctor`: whether a run will work here, before it waits in a queue. Nothing of the run is touched.
 //!
-//! Checks run in waves: the machine and libraries, stores and disks, then data, weights and a checkpoint, then all ranks together, then
+//! Checks run in waves: the machine and libraries, stores and disks, then data, weights and a checkpoint, then all
+//! ranks together, then
 //! a step. Those of a wave run side by side, each in its own time; what others build on and does not work is said once.
 
 mod check;
@@ -33,7 +34,8 @@ const RANK_PROGRAM: &str = "rank_program";
 const INSTALL: &str = "build it (`make build`) or unpack the whole package, name it in BLIP2_RANK, and see what \
                        `blip2-rank self-check` says";
 /// What to do where several ranks do not come together.
-const MPI_FIX: &str = "install Open MPI and build the MPI piece against it (`make build`), name the piece in BLIP2_MPI_LIBRARY and \
+const MPI_FIX: &str = "install Open MPI and build the MPI piece against it (`make build`), name the piece in \
+     BLIP2_MPI_LIBRARY and \
                        its mpirun in BLIP2_MPIRUN; `blip2-rank self-check` says what is found";
 /// Why a login node is not asked for what only nodes have.
 const LOGIN_NODE: &str = "jobs run elsewhere and this host has no GPU: look from inside an allocation with --slurm";
@@ -59,6 +61,8 @@ pub fn run(args: &DoctorArgs, programs: Programs) -> anyhow::Result<()> {
     };
     let found = format!("{}: {} stages, {} ranks", run.run.name, run.stages.len(), run.world_size());
     let mut checks = vec![Check::ok("configuration", found, "a configuration without mistakes")];
+    // Who started the node has said so.
+    checks.truncate(usize::from(!args.node));
     let mut context = Context::new(run, source.argument(), args.set.clone(), programs);
     (context.samples, context.slurm, context.talks) = (args.samples.max(1), args.slurm, !args.node);
     let context = Arc::new(context);

@@ -25,7 +25,8 @@ struct Node {
 pub fn nodes(context: &Context, args: &DoctorArgs) -> Vec<Check> {
     let (name, expected) = ("nodes", "an answer of every node of the allocation");
     let Standing::Inside(allocation) = context.programs.standing() else {
-        let fix = "get an allocation first: `salloc --nodes=N …`, and run this in its shell or in a batch script, without srun";
+        let fix = "get an allocation first: `salloc --nodes=N …`, and run this in its shell or in a batch script, \
+             without srun";
         return vec![Check::failure(name, "--slurm outside of an allocation", expected, fix)];
     };
     let fix = "see what srun says, whether the nodes see this program at the same path, and `sinfo` for their state";

@@ -319,7 +319,8 @@ fn modified(meta: &ObjectMeta) -> f64 {
     meta.last_modified.timestamp() as f64
 }
 
-/// Seconds that this clock is ahead of the store's, which wrote an object between two readings of ours and told whole seconds.
+/// Seconds that this clock is ahead of the store's, which wrote an object between two readings of ours and told whole
+/// seconds.
 fn ahead([before, after]: [f64; 2], modified: f64) -> f64 {
     // What the store calls second s was in s..s+1 of its clock.
     let (earliest, latest) = (before - (modified + 1.0), after - modified);

@@ -27,7 +27,8 @@ pub struct Case {
     pub plant: fn(&Bench) -> Planted,
 }
 
-/// A parquet source at a folder, in place of the synthetic one, whose rows have captions of so many characters at least.
+/// A parquet source at a folder, in place of the synthetic one, whose rows have captions of so many characters at
+/// least.
 fn source(folder: &str, min_caption_chars: u64) -> String {
     format!(
         "data.sources=[{{name: photos, kind: parquet, uri: '{folder}', weight: 1.0, \
@@ -42,7 +43,8 @@ fn slurm_without_pmix() -> StandIns {
     programs
 }
 
-fn path_with(programs: &StandIns) -> String {
+/// The folders of programs, these first.
+pub fn path_with(programs: &StandIns) -> String {
     format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap())
 }
 

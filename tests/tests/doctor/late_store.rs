@@ -59,7 +59,8 @@ fn answer(request: &Message, objects: &mut BTreeMap<String, Vec<u8>>, date: &str
                 None => ("200 x", bytes.clone()),
                 Some((from, to)) => {
                     let head = format!(
-                        "HTTP/1.1 206 x\r\nETag: \"e\"\r\nLast-Modified: {date}\r\nContent-Range: bytes {from}-{}/{}\r\nContent-Length: {}\r\n\r\n",
+                        "HTTP/1.1 206 x\r\nETag: \"e\"\r\nLast-Modified: {date}\r\nContent-Range: bytes \
+                             {from}-{}/{}\r\nContent-Length: {}\r\n\r\n",
                         to - 1,
                         bytes.len(),
                         to - from

@@ -1,4 +1,5 @@
-//! `blip2 doctor` passes a run that works, and finds faults that are really planted: each in a real file, limit, store, port or
+//! `blip2 doctor` passes a run that works, and finds faults that are really planted: each in a real file, limit,
+//! store, port or
 //! program, and each with the fix named.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -14,10 +15,11 @@ use std::process::Command;
 use integration_tests::blip2::stderr;
 use integration_tests::programs::{all_output, built, run_within};
 use integration_tests::skip::skip;
+use integration_tests::stand_ins::StandIns;
 use serde_json::Value;
 
 use bench::{Bench, LIMIT_S, Planted};
-use cases::{CASES, Case};
+use cases::{CASES, Case, path_with};
 
 /// Plants a fault, looks, and checks that it is found with its fix.
 fn examine(case: &Case) {
@@ -117,6 +119,31 @@ fn a_table_ends_with_failures_and_their_fix() {
     let (well, failed) = table.split_once("failure  ports").unwrap_or_else(|| panic!("{table}"));
     assert!(well.contains("ok       placement") && failed.contains("fix:      name an address"), "{table}");
     assert!(table.trim_end().ends_with("1 failures"), "{table}");
+}
+
+/// Starts what it is told twice, the second time as a node on which hardly any file may be opened.
+const SRUN: &str = r#"#!/bin/sh
+while [ "${1##*/}" != blip2 ]; do shift; done
+"$@" && ulimit -n 64 && "$@"
+"#;
+
+#[test]
+fn every_node_of_an_allocation_is_looked_at_and_the_one_that_differs_is_named() {
+    let (bench, programs) = (Bench::new(), StandIns::new());
+    programs.script("srun", SRUN);
+    let planted = Planted::env("PATH", path_with(&programs))
+        .with_env("SLURM_JOB_ID", "17")
+        .with_env("SLURM_JOB_NUM_NODES", "2")
+        .with_env("SLURMD_NODENAME", "n1");
+    let looked = bench.look(&planted, &["--slurm", "--only", "limits,ports"]);
+    assert_eq!(looked.output.status.code(), Some(1), "{}", all_output(&looked.output));
+    assert_eq!(looked.check("nodes")["state"], "ok", "{}", looked.check("nodes"));
+    let found = |name: &str| looked.check(name)["found"].as_str().unwrap().to_owned();
+    assert!(found("ports").contains("2 of 2 nodes"), "{}", found("ports"));
+    assert!(found("limits.open_files").contains("1 of 2 nodes"), "{}", found("limits.open_files"));
+    let bad: Vec<&Value> = looked.checks.iter().filter(|check| check["state"] == "failure").collect();
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert!(bad[0]["name"].as_str().unwrap().starts_with("limits.open_files@"), "{bad:?}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A checkpoint in a folder of its own under the output: taken over, committed, refused to a second process, read back, removed.
+//! A checkpoint in a folder of its own under the output: taken over, committed, refused to a second process, read
+//! back, removed.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,8 @@ fn live(output: &str, claim: &Claim) -> Finding {
     let found = RunPrefix::open(output).and_then(|run| Ok((run.commits()?.len(), run.living_holder(&watch)?)));
     match found {
         Ok((_, Some(holder))) => {
-            let fix = "wait for it, end it there, or give this run another run.output: a launch would be refused; nothing of \
+            let fix = "wait for it, end it there, or give this run another run.output: a launch would be refused; \
+                 nothing of \
                        it was touched";
             Finding::warning(name, [format!("{holder} trains it"), expected.into(), fix.into()])
         }

@@ -53,7 +53,8 @@ pub fn ranks(run: &Run, control: &Arc<dyn Collective>, meeting: Meeting<'_>) -> 
         (Backend::Nccl, _) => match libraries::connect_gpus(Arc::clone(control), meeting.local_rank) {
             Ok(gpus) => bandwidth(gpus.as_ref())?,
             Err(error) => {
-                let fix = "see that NCCL loads (`nccl` above), that each rank has a GPU, and NCCL_DEBUG=INFO for its own words; \
+                let fix = "see that NCCL loads (`nccl` above), that each rank has a GPU, and NCCL_DEBUG=INFO for \
+                     its own words; \
                            NCCL_SOCKET_IFNAME names the network to use";
                 Finding::failure("bandwidth", [text(&error), "NCCL between all ranks".into(), fix.into()])
             }
@@ -79,7 +80,8 @@ fn reached(ranks: &dyn Collective, meeting: Meeting<'_>) -> Result<Option<Findin
         Some(first) => {
             let found =
                 format!("{} of {} ranks do not reach {launcher}; first: {first}", failed.len(), ranks.world_size());
-            let fix = "open TCP between the nodes (firewall, security group), or name an address of this host that they reach \
+            let fix = "open TCP between the nodes (firewall, security group), or name an address of this host that \
+                 they reach \
                        in BLIP2_ADDRESS";
             Finding::failure("ports.ranks", [found, expected, fix.into()])
         }
@@ -126,7 +128,8 @@ fn bandwidth(ranks: &dyn Collective) -> Result<Finding> {
     let expected = format!("{SLOW} GB/s (1 Gbit/s) or more");
     Ok(match rate {
         rate if rate < SLOW => {
-            let fix = "see which network is used (OMPI_MCA_btl_tcp_if_include, NCCL_SOCKET_IFNAME, NCCL_IB_HCA) and take the fast one";
+            let fix = "see which network is used (OMPI_MCA_btl_tcp_if_include, NCCL_SOCKET_IFNAME, NCCL_IB_HCA) and \
+                 take the fast one";
             Finding::warning("bandwidth", [found, expected, fix.into()])
         }
         _ => Finding::ok("bandwidth", found, expected),

@@ -16,7 +16,8 @@ use crate::weights::{Part, specs};
 
 /// Bytes that a checkpoint has of each trained number: the number and two moments, in f32.
 const STORED: u64 = 12;
-/// Bytes that a rank holds of each trained number at most: number, two moments, and a gradient by itself and once more flat.
+/// Bytes that a rank holds of each trained number at most: number, two moments, and a gradient by itself and once
+/// more flat.
 const HELD: u64 = 20;
 
 /// What the models of a run take.
@@ -92,7 +93,8 @@ fn memory(run: &Run, sizes: Sizes, on_gpus: bool) -> Finding {
     let expected = format!("{} for the models of {ranks} ranks, and activations", size(needed));
     match free {
         _ if free < needed => {
-            let fix = "start fewer ranks on this host (cluster.ranks_per_node), take a smaller model, or a host with more memory";
+            let fix = "start fewer ranks on this host (cluster.ranks_per_node), take a smaller model, or a host \
+                 with more memory";
             Finding::failure(name, [found, expected, fix.to_owned()])
         }
         _ => Finding::ok(name, found, expected),

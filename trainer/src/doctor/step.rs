@@ -1,4 +1,5 @@
-//! A step of each stage at the size that one rank of the run has, with random weights and inputs on the rank's own device.
+//! A step of each stage at the size that one rank of the run has, with random weights and inputs on the rank's own
+//! device.
 
 use configs::{Dtype, GenerativeText, Run, Stage};
 use tch::Device;
@@ -50,7 +51,8 @@ fn finding(run: &Run, stage: &Stage) -> Finding {
 
 /// What makes a step lighter.
 fn lighter() -> &'static str {
-    "use more slices (stages.*.slices), a smaller global batch, dtype bf16 or model.language_model.recompute, or more memory"
+    "use more slices (stages.*.slices), a smaller global batch, dtype bf16 or model.language_model.recompute, or \
+         more memory"
 }
 
 /// What the step leaves out that training does.
@@ -80,7 +82,11 @@ fn share(run: &Run, stage: &Stage) -> (usize, usize) {
 
 /// Takes the step; seconds and bytes.
 fn taken(run: &Run, stage: &Stage, device: Device) -> Result<(f64, Option<u64>)> {
-    let (batch, slices) = share(run, stage);
+    let (batch, slices) = match (share(run, stage), stage) {
+        // A sample by itself has no negatives; in the run they come from other ranks.
+        ((1, _), Stage::Representation(_)) => (2, 2),
+        (share, _) => share,
+    };
     let mut alone = stage.clone();
     let model = &run.model;
     let kind = match &mut alone {

@@ -27,7 +27,8 @@ pub(super) fn look(run: &Run) -> Vec<Finding> {
     ]
     .map(|(name, uri, tokenizer, limit)| {
         let expected = "a tokenizer whose tokens all have a row in the model's word embedding";
-        let fix = "name the tokenizer that belongs to the model (tokenizer.json or vocab.txt, `hf://owner/name`), and set \
+        let fix = "name the tokenizer that belongs to the model (tokenizer.json or vocab.txt, `hf://owner/name`), \
+             and set \
                    vocab_size as its model has it";
         match tokenizer {
             Ok(tokenizer) => {

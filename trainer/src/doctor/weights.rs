@@ -120,7 +120,8 @@ fn looked_at(run: &Run, named: &Named<'_>, until: Instant) -> Result<Finding> {
         };
         if let Some(wrong) = wrong(found.as_ref(), part, &source.uri) {
             let expected = format!("the {} that the config describes", part.name().replace('_', " "));
-            let fix = "name the weights of this model, or set the sizes (kind, width, depth, vocab_size) as the file has them; \
+            let fix = "name the weights of this model, or set the sizes (kind, width, depth, vocab_size) as the \
+                 file has them; \
                        `blip2 weights verify` lists every difference";
             return Ok(Finding::failure(name, [wrong, expected, fix.into()]));
         }
