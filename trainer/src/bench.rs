@@ -13,7 +13,7 @@ use std::time::Instant;
 use cluster::{Collective, Observed, Single, Threads};
 use configs::{Dtype, Reduction, Run, Stage};
 use serde_json::{Value, json};
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Tensor};
 
 pub use options::Options;
 
@@ -22,7 +22,7 @@ use crate::device;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
 use crate::losses::itc::Contrast;
-use crate::model::image_tower::ImageTower;
+use crate::model::image_tower::{ImageTower, Passing, Share};
 use crate::model::language_tower::LanguageTower;
 use crate::model::tensors::Init;
 use crate::model::{Scope, Spec, Tensors, declare};
@@ -69,7 +69,7 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
         })?;
     }
     let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    let reports: Vec<Value> = sides.iter().map(|side| side.report(options.steps)).collect();
+    let reports = sides.iter().map(|side| side.report(options.steps)).collect::<Result<Vec<Value>, _>>()?;
     Ok(json!({
         "schema_version": 1, "preset": options.preset, "device": device::name(options.device),
         "stage": options.stage, "batch": options.batch, "slices": options.slices, "dtype": options.dtype,
@@ -209,17 +209,25 @@ struct Side<'a> {
     state: State,
     seconds: Vec<f64>,
     cpu_seconds: Vec<f64>,
-    losses: Vec<Vec<f64>>,
+    losses: Vec<Losses>,
     /// Of every step: image encoder, gradient, update.
     phases: Vec<[f64; 3]>,
     parts: Parts,
     times: Vec<Times>,
-    /// Slices of the next step, where stage 1 has given them to the encoder meanwhile.
-    ahead: Option<Vec<Slice>>,
+    /// What the next step is given, where the encoder has it already.
+    ahead: Vec<Coming>,
+    /// When the last step's gradient was known.
+    known: Option<Instant>,
 }
 
-/// Pixels and captions of slices, each with its number.
-type Inputs = Vec<(usize, (Tensor, Words))>;
+/// A slice on its way into a step.
+struct Coming {
+    index: usize,
+    words: Words,
+    pixels: Tensor,
+    /// Where the frozen encoder has begun.
+    passing: Option<Passing>,
+}
 
 impl<'a> Side<'a> {
     fn new(
@@ -235,16 +243,20 @@ impl<'a> Side<'a> {
         let start = Tensors::random(&bench.specs, 1, device);
         let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), device);
         let (seconds, cpu_seconds, losses, phases, times) = Default::default();
-        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times, ahead: None })
+        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times, ahead: Vec::new(), known: None })
     }
 
     fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
-        let inputs = |step: u64| -> Inputs { self.map.own().map(|slice| (slice, bench.inputs(step, slice))).collect() };
-        let own = if self.ahead.is_some() { Vec::new() } else { inputs(step) };
-        // As training does; not where parts are timed one by one.
-        let mut next = (!bench.options.phases && !bench.stage.train_image_encoder()).then(|| inputs(step + 1));
         let device = bench.options.device;
-        device::wait_for(device);
+        // Training does not wait for a GPU but where it has to: steps overlap, and one ends where the next one does. Parts are
+        // timed one by one, without what overlaps; so are steps of a processor, which are done when a call returns.
+        let overlaps = device != Device::Cpu && !bench.options.phases;
+        let own = if self.ahead.is_empty() { self.coming(bench, step) } else { std::mem::take(&mut self.ahead) };
+        let encodes_ahead = overlaps && !bench.stage.train_image_encoder();
+        let mut next = if encodes_ahead { self.coming(bench, step + 1) } else { Vec::new() };
+        if !overlaps {
+            device::wait_for(device);
+        }
         self.parts.begin();
         let (began, cpu) = (Instant::now(), cpu_seconds());
         let lap = || {
@@ -253,9 +265,8 @@ impl<'a> Side<'a> {
             }
             began.elapsed().as_secs_f64()
         };
-        let slices = self.ahead.take().map_or_else(|| self.encode(bench, own), Ok)?;
+        let slices = self.encode(bench, own)?;
         let encoded = lap();
-        let mut ahead = None;
         let key = StepKey { seed: 1, stage: bench.options.stage as u64, step };
         let model = &bench.run.model;
         let (losses, gradient): (Losses, Tensor) = match bench.stage {
@@ -263,61 +274,94 @@ impl<'a> Side<'a> {
                 let choose =
                     |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
                 let variant = Variant { model, stage, choose: &choose, project_once: bench.options.project_once };
-                let mut meanwhile = || ahead = next.take().map(|next| self.encode(bench, next));
+                let mut meanwhile = || self.encode_ahead(bench, &mut next, Share::Half);
                 representation_with(&self.state, &variant, &slices, &self.map, key, &mut meanwhile)?
             }
             Stage::Generative(stage) => {
                 generative(&self.state, model, stage, &bench.language_model, &slices, &self.map, key)?
             }
         };
-        self.ahead = ahead.transpose()?;
         let differentiated = lap();
         let _norm = self.map.norm(&gradient)?;
+        let known = Instant::now();
+        self.encode_ahead(bench, &mut next, Share::All);
         {
             let _time = self.map.time(Part::Optimizer);
             let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
             adamw(&mut self.state, &gradient, 1e-4, settings)?;
             self.map.share(&mut self.state.weights)?;
-            device::wait_for(device);
+            if !overlaps {
+                device::wait_for(device);
+            }
         }
-        let whole = began.elapsed().as_secs_f64();
+        let whole = match self.known.replace(known).filter(|_| overlaps) {
+            Some(before) => (known - before).as_secs_f64(),
+            None => began.elapsed().as_secs_f64(),
+        };
         self.times.push(self.parts.take());
         self.phases.push([encoded, differentiated - encoded, whole - differentiated]);
         self.seconds.push(whole);
         self.cpu_seconds.push(cpu_seconds() - cpu);
-        self.losses.push(losses.means(&self.map)?);
+        self.losses.push(losses);
+        self.ahead = next;
         Ok(())
     }
 
-    fn encode(&self, bench: &Bench<'_>, inputs: Inputs) -> Result<Vec<Slice>, TrainerError> {
+    /// What the own slices of a step are given.
+    fn coming(&self, bench: &Bench<'_>, step: u64) -> Vec<Coming> {
+        let one = |index: usize| {
+            let (pixels, words) = bench.inputs(step, index);
+            Coming { index, words, pixels, passing: None }
+        };
+        self.map.own().map(one).collect()
+    }
+
+    /// Gives the frozen encoder the next step's images, as training does.
+    fn encode_ahead(&self, bench: &Bench<'_>, next: &mut [Coming], share: Share) {
+        let _time = self.map.time(Part::ImageEncoder);
+        for one in next {
+            let passing = one.passing.get_or_insert_with(|| bench.tower.begin(&one.pixels));
+            bench.tower.pass(passing, share);
+        }
+    }
+
+    fn encode(&self, bench: &Bench<'_>, coming: Vec<Coming>) -> Result<Vec<Slice>, TrainerError> {
         let _time = self.map.time(Part::ImageEncoder);
         let trains = bench.stage.train_image_encoder();
         if trains {
             // As the losses will; this pass needs the weights in the type that it computes in.
             self.state.begin_step(compute_kind(bench.run.model.qformer.dtype, bench.options.device));
         }
-        let slice = |(index, (pixels, words)): (usize, (Tensor, Words))| {
+        let slice = |Coming { index, words, pixels, passing }: Coming| {
             let (patches, pixels) = match trains {
                 true => (trained_image_encoder::encode(&self.state, &bench.run.model, &pixels)?, Some(pixels)),
-                false => (no_grad(|| bench.tower.forward(&pixels)), None),
+                false => {
+                    let passing = passing.unwrap_or_else(|| bench.tower.begin(&pixels));
+                    (bench.tower.end(passing), None)
+                }
             };
             Ok(Slice { index, patches, pixels, words, samples: Vec::new(), image_ids: None })
         };
-        inputs.into_iter().map(slice).collect()
+        coming.into_iter().map(slice).collect()
     }
 
-    fn report(&self, [timed, before]: [usize; 2]) -> Value {
+    /// Every rank takes part.
+    fn report(&self, [timed, before]: [usize; 2]) -> Result<Value, TrainerError> {
+        let losses = self.losses[before..before + timed]
+            .iter()
+            .map(|losses| losses.means(&self.map))
+            .collect::<Result<Vec<_>, _>>()?;
         // A GPU's parts are told apart by waiting for it.
         let parts = (self.parts.tells_apart()).then(|| &self.times[before..before + timed]);
-        json!({
+        Ok(json!({
             "step_seconds": self.seconds[before..before + timed],
             "step_cpu_seconds": self.cpu_seconds[before..before + timed],
-            "losses": self.losses[before..before + timed],
+            "losses": losses,
             "phase_names": ["image_encoder", "gradient", "update"],
             "phase_seconds": self.phases[before..before + timed],
             "part_names": Part::ALL.map(Part::name),
             "part_seconds": parts.map(|times| times.iter().map(Times::seconds).collect::<Vec<_>>()),
-        })
+        }))
     }
 }
 

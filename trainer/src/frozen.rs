@@ -32,6 +32,11 @@ impl FrozenImageEncoder {
         no_grad(|| self.tower.forward(pixels))
     }
 
+    /// The tower, whose weights take no gradient.
+    pub fn tower(&self) -> &ImageTower {
+        &self.tower
+    }
+
     /// SHA-256 of the file that the weights came from.
     pub fn sha256(&self) -> &str {
         &self.sha256

@@ -1,5 +1,5 @@
-//! The slices of each step: read, put through the frozen image encoder, laid out. Those of the next step are read while this
-//! one is computed.
+//! The slices of each step: read, put through the frozen image encoder, laid out. Those of the next step are given to the encoder
+//! while this one is computed: where the processor has waited for a GPU, which has nothing to do until more is launched.
 
 use configs::{Run, Stage};
 use data_pipeline::rng::{CounterRng, Purpose};
@@ -8,6 +8,7 @@ use tch::Tensor;
 use crate::TrainerError;
 use crate::batches;
 use crate::feed::Feed;
+use crate::model::image_tower::{Passing, Share};
 use crate::parts::Part;
 use crate::precision::compute_kind;
 use crate::slices::SliceMap;
@@ -39,8 +40,8 @@ struct Read {
 
 /// The images of a slice, on the device.
 enum Images {
-    /// As the frozen encoder gives them, `[b, P, V]`.
-    Encoded(Tensor),
+    /// On their way through the frozen encoder.
+    Passing(Passing),
     /// `[b, 3, S, S]`, where the encoder is trained: its weights change until the slice is used.
     Pixels(Tensor),
 }
@@ -78,16 +79,24 @@ impl<'a> Reader<'a> {
         read.into_iter().map(|one| self.slice(one, state, lengths)).collect()
     }
 
-    /// Reads the slices of the step that follows and gives them to the frozen encoder; they wait for [`Reader::slices`]. Nothing
-    /// where the stage has no such step or trains the encoder. What goes wrong is told when the slices are taken. Only this rank
-    /// takes part.
-    pub fn read_ahead(&mut self, key: StepKey) {
+    /// Reads the slices of the step that follows, unless that was done, and gives them to the frozen encoder until they have come
+    /// so far through it; they wait for [`Reader::slices`]. Nothing where the stage has no such step or trains the encoder. What
+    /// goes wrong is told when the slices are taken. Only this rank takes part.
+    pub fn encode_ahead(&mut self, key: StepKey, share: Share) {
         if key.step >= self.stage.steps() || self.stage.train_image_encoder() {
             return;
         }
-        // Checkpoints and reports of the present step are to count no sample of the next one.
-        self.feed.hold_counts();
-        self.ahead = Some(self.read(key));
+        if self.ahead.is_none() {
+            // Checkpoints and reports of the present step are to count no sample of the next one.
+            self.feed.hold_counts();
+            self.ahead = Some(self.read(key));
+        }
+        let _time = self.map.time(Part::ImageEncoder);
+        for one in self.ahead.iter_mut().flatten().flatten() {
+            if let Images::Passing(images) = &mut one.images {
+                self.towers.image_encoder.tower().pass(images, share);
+            }
+        }
     }
 
     fn read(&mut self, key: StepKey) -> Result<Vec<Read>, TrainerError> {
@@ -116,7 +125,7 @@ impl<'a> Reader<'a> {
             true => Images::Pixels(pixels),
             false => {
                 let _time = map.time(Part::ImageEncoder);
-                Images::Encoded(towers.image_encoder.forward(&pixels))
+                Images::Passing(towers.image_encoder.tower().begin(&pixels))
             }
         };
         let by_image = matches!(stage, Stage::Representation(stage) if stage.match_by_image_id);
@@ -126,13 +135,12 @@ impl<'a> Reader<'a> {
 
     fn slice(&self, read: Read, state: &State, lengths: [usize; 3]) -> Result<Slice, TrainerError> {
         let Read { index, samples, image_ids, tokens, images } = read;
+        let time = self.map.time(Part::ImageEncoder);
         let (patches, pixels) = match images {
-            Images::Encoded(patches) => (patches, None),
-            Images::Pixels(pixels) => {
-                let _time = self.map.time(Part::ImageEncoder);
-                (trained_image_encoder::encode(state, &self.run.model, &pixels)?, Some(pixels))
-            }
+            Images::Passing(images) => (self.towers.image_encoder.tower().end(images), None),
+            Images::Pixels(pixels) => (trained_image_encoder::encode(state, &self.run.model, &pixels)?, Some(pixels)),
         };
+        drop(time);
         let words = batches::words(&tokens, lengths, self.towers.device);
         Ok(Slice { index, patches, pixels, words, samples, image_ids })
     }

@@ -6,6 +6,7 @@ use crate::TrainerError;
 use crate::activity::Phase;
 use crate::events::Event;
 use crate::feed::Feed;
+use crate::model::image_tower::Share;
 use crate::model::tensors::Spec;
 use crate::optimizer::{Update, update_if_finite};
 use crate::reader::Reader;
@@ -52,7 +53,7 @@ fn train_stage(
         let batch = reader.slices(&state, key)?;
         let (losses, gradient) = match stage {
             Stage::Representation(stage) => {
-                let mut meanwhile = || reader.read_ahead(key.next());
+                let mut meanwhile = || reader.encode_ahead(key.next(), Share::Half);
                 representation(&state, (&run.model, stage), &batch, &slices, key, &mut meanwhile)?
             }
             Stage::Generative(stage) => {
@@ -60,6 +61,7 @@ fn train_stage(
             }
         };
         let grad_norm = slices.norm(&gradient)?;
+        reader.encode_ahead(key.next(), Share::All);
         let learning_rate = learning_rate(stage.lr_schedule(), at.step, stage.steps());
         let (events, step) = (session.events, at.step + 1);
         let update = Update { stage, step, grad_norm, learning_rate, batch: &batch, slices: &slices, events };

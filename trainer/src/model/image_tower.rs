@@ -8,6 +8,22 @@ use super::eva_vit::EvaVit;
 use super::tensors::{Scope, Tensors};
 use crate::TrainerError;
 
+/// Images on their way through the blocks of a tower, outside any gradient.
+#[derive(Debug)]
+pub struct Passing {
+    x: Tensor,
+    blocks: usize,
+}
+
+/// How far images have come through a tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Half of the blocks are behind them.
+    Half,
+    /// All of them are.
+    All,
+}
+
 /// An image encoder.
 #[derive(Debug)]
 pub enum ImageTower {
@@ -43,6 +59,32 @@ impl ImageTower {
             Self::Eva(tower) => tower.forward(pixels),
             Self::Clip(tower) => tower.forward(pixels),
         }
+    }
+
+    /// Begins what [`Self::forward`] does, outside any gradient.
+    pub fn begin(&self, pixels: &Tensor) -> Passing {
+        Passing { x: no_grad(|| self.embed(pixels)), blocks: 0 }
+    }
+
+    /// Lets images pass blocks until a share of all is behind them.
+    pub fn pass(&self, images: &mut Passing, share: Share) {
+        let until = match share {
+            Share::Half => self.depth() / 2,
+            Share::All => self.depth(),
+        };
+        while images.blocks < until {
+            images.x = no_grad(|| self.block(images.blocks, &images.x));
+            images.blocks += 1;
+        }
+    }
+
+    /// The output for images, once they have passed the blocks that are left.
+    ///
+    /// # Shapes
+    /// Result: as [`Self::forward`] gives it.
+    pub fn end(&self, mut images: Passing) -> Tensor {
+        self.pass(&mut images, Share::All);
+        images.x
     }
 
     fn embed(&self, pixels: &Tensor) -> Tensor {
