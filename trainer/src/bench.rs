@@ -18,11 +18,12 @@ use tch::{Device, Tensor};
 pub use options::Options;
 
 use crate::activity::Activity;
+use crate::ahead::{Ahead, Images};
 use crate::device;
 use crate::frozen::{IMAGE_ENCODER, LANGUAGE_MODEL};
 use crate::generator::seeded;
 use crate::losses::itc::Contrast;
-use crate::model::image_tower::{ImageTower, Passing, Share};
+use crate::model::image_tower::{ImageTower, Share};
 use crate::model::language_tower::LanguageTower;
 use crate::model::tensors::Init;
 use crate::model::{Scope, Spec, Tensors, declare};
@@ -166,11 +167,17 @@ fn random_tower(specs: &[Spec], dtype: Dtype, device: Device) -> Tensors {
     specs.iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
 }
 
+fn build_tower(run: &Run, scope: &Scope<'_>) -> Result<ImageTower, TrainerError> {
+    let encoder = &run.model.image_encoder;
+    ImageTower::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), run.model.attention)
+}
+
 /// What all sides share.
 struct Bench<'a> {
     run: &'a Run,
     stage: &'a Stage,
     tower: ImageTower,
+    tower_weights: Tensors,
     language_model: LanguageTower,
     specs: Vec<Spec>,
     /// Of the frozen towers.
@@ -188,10 +195,9 @@ impl<'a> Bench<'a> {
             frozen_bytes.set(frozen_bytes.get() + tensors.iter().map(|(_, tensor)| bytes(tensor) as u64).sum::<u64>());
             tensors
         };
-        let build_tower = |scope: &Scope<'_>| {
-            ImageTower::new(&scope.at(IMAGE_ENCODER), encoder.sizes(), encoder.image_size(), kernel)
-        };
-        let tower = build_tower(&frozen(&declare(build_tower)?, encoder.dtype()).scope(""))?;
+        let build_tower = |scope: &Scope<'_>| build_tower(run, scope);
+        let tower_weights = frozen(&declare(build_tower)?, encoder.dtype());
+        let tower = build_tower(&tower_weights.scope(""))?;
         let sizes = run.model.language_model.sizes();
         let build_language_model = |scope: &Scope<'_>| LanguageTower::new(&scope.at(LANGUAGE_MODEL), sizes, kernel);
         let settings = run.model.language_model.settings();
@@ -199,13 +205,14 @@ impl<'a> Bench<'a> {
             .with_dropout(settings.dropout);
         let stage = options.stage_of(run)?;
         let specs = build_specs(run, stage)?;
-        Ok(Self { run, stage, tower, language_model, specs, frozen_bytes: frozen_bytes.get(), options })
+        Ok(Self { run, stage, tower, tower_weights, language_model, specs, frozen_bytes: frozen_bytes.get(), options })
     }
 }
 
 /// Steps with one kind of reduction.
 struct Side<'a> {
     map: SliceMap<'a>,
+    encoder: Ahead<'a>,
     state: State,
     seconds: Vec<f64>,
     cpu_seconds: Vec<f64>,
@@ -226,12 +233,12 @@ struct Coming {
     words: Words,
     pixels: Tensor,
     /// Where the frozen encoder has begun.
-    passing: Option<Passing>,
+    images: Option<Images>,
 }
 
 impl<'a> Side<'a> {
     fn new(
-        bench: &Bench<'_>,
+        bench: &'a Bench<'_>,
         ranks: &'a dyn Collective,
         reduction: Reduction,
         activity: &Arc<Activity>,
@@ -240,10 +247,24 @@ impl<'a> Side<'a> {
         let parts = Parts::new(device, Arc::clone(activity));
         parts.tell_apart(bench.options.phases);
         let map = SliceMap::new(ranks, bench.options.slices, reduction)?.timed(&parts);
+        let twin = || build_tower(bench.run, &bench.tower_weights.scope(""));
+        let encoder = Ahead::new(&bench.tower, device, twin)?;
         let start = Tensors::random(&bench.specs, 1, device);
         let state = State::new(&bench.specs, &start, bench.options.slices, map.chunks(), device);
         let (seconds, cpu_seconds, losses, phases, times) = Default::default();
-        Ok(Self { map, state, seconds, cpu_seconds, losses, phases, parts, times, ahead: Vec::new(), known: None })
+        Ok(Self {
+            map,
+            encoder,
+            state,
+            seconds,
+            cpu_seconds,
+            losses,
+            phases,
+            parts,
+            times,
+            ahead: Vec::new(),
+            known: None,
+        })
     }
 
     fn step(&mut self, bench: &Bench<'_>, step: u64) -> Result<(), TrainerError> {
@@ -274,7 +295,7 @@ impl<'a> Side<'a> {
                 let choose =
                     |slice: usize, partners: &Tensor, itc: &Contrast| draw_negatives(stage, key, slice, partners, itc);
                 let variant = Variant { model, stage, choose: &choose, project_once: bench.options.project_once };
-                let mut meanwhile = || self.encode_ahead(bench, &mut next, Share::Half);
+                let mut meanwhile = || self.encode_ahead(&mut next, Share::Half);
                 representation_with(&self.state, &variant, &slices, &self.map, key, &mut meanwhile)?
             }
             Stage::Generative(stage) => {
@@ -284,7 +305,7 @@ impl<'a> Side<'a> {
         let differentiated = lap();
         let _norm = self.map.norm(&gradient)?;
         let known = Instant::now();
-        self.encode_ahead(bench, &mut next, Share::All);
+        self.encode_ahead(&mut next, Share::All);
         {
             let _time = self.map.time(Part::Optimizer);
             let configs::Optimizer::AdamW(settings) = bench.stage.optimizer();
@@ -311,17 +332,17 @@ impl<'a> Side<'a> {
     fn coming(&self, bench: &Bench<'_>, step: u64) -> Vec<Coming> {
         let one = |index: usize| {
             let (pixels, words) = bench.inputs(step, index);
-            Coming { index, words, pixels, passing: None }
+            Coming { index, words, pixels, images: None }
         };
         self.map.own().map(one).collect()
     }
 
     /// Gives the frozen encoder the next step's images, as training does.
-    fn encode_ahead(&self, bench: &Bench<'_>, next: &mut [Coming], share: Share) {
+    fn encode_ahead(&self, next: &mut [Coming], share: Share) {
         let _time = self.map.time(Part::ImageEncoder);
         for one in next {
-            let passing = one.passing.get_or_insert_with(|| bench.tower.begin(&one.pixels));
-            bench.tower.pass(passing, share);
+            let images = one.images.take().unwrap_or_else(|| self.encoder.begin(&one.pixels));
+            one.images = Some(self.encoder.pass(images, share));
         }
     }
 
@@ -332,12 +353,12 @@ impl<'a> Side<'a> {
             // As the losses will; this pass needs the weights in the type that it computes in.
             self.state.begin_step(compute_kind(bench.run.model.qformer.dtype, bench.options.device));
         }
-        let slice = |Coming { index, words, pixels, passing }: Coming| {
+        let slice = |Coming { index, words, pixels, images }: Coming| {
             let (patches, pixels) = match trains {
                 true => (trained_image_encoder::encode(&self.state, &bench.run.model, &pixels)?, Some(pixels)),
                 false => {
-                    let passing = passing.unwrap_or_else(|| bench.tower.begin(&pixels));
-                    (bench.tower.end(passing), None)
+                    let images = images.unwrap_or_else(|| self.encoder.begin(&pixels));
+                    (self.encoder.end(images), None)
                 }
             };
             Ok(Slice { index, patches, pixels, words, samples: Vec::new(), image_ids: None })

@@ -4,6 +4,7 @@ use configs::{Dtype, Run, Weights};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainerError;
+use crate::ahead::Ahead;
 use crate::model::Tensors;
 use crate::model::image_tower::{ImageTower, fit_positions};
 use crate::model::language_tower::LanguageTower;
@@ -32,9 +33,12 @@ impl FrozenImageEncoder {
         no_grad(|| self.tower.forward(pixels))
     }
 
-    /// The tower, whose weights take no gradient.
-    pub fn tower(&self) -> &ImageTower {
-        &self.tower
+    /// The same tower for work ahead of steps of `run`.
+    ///
+    /// # Errors
+    /// None in practice: the weights have fitted before.
+    pub(crate) fn ahead(&self, run: &Run, device: Device) -> Result<Ahead<'_>, TrainerError> {
+        Ahead::new(&self.tower, device, || tower(run, &self.weights))
     }
 
     /// SHA-256 of the file that the weights came from.

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod activity;
+mod ahead;
 pub mod batches;
 pub mod bench;
 pub mod capfilt;

@@ -10,7 +10,7 @@ use crate::events::Events;
 use crate::parts;
 use crate::shim::{Adam, AdamNumbers, fused_adamw};
 use crate::slices::SliceMap;
-use crate::state::{Segment, State};
+use crate::state::{Segment, State, pieces};
 use crate::step::Slice;
 use crate::weights::Part;
 
@@ -71,22 +71,30 @@ pub fn adamw(state: &mut State, gradient: &Tensor, learning_rate: f64, settings:
     let groups: Vec<(i32, bool)> = groups.collect();
     for (place, chunk) in state.own().enumerate() {
         let (start, own) = (chunk as i64 * len, place as i64 * len);
+        // What of each segment lies in the chunk.
+        let inside: Vec<(&Segment, (i64, i64))> = state
+            .segments
+            .iter()
+            .map(|segment| (segment, segment.offset.max(start), (segment.offset + segment.len).min(start + len)))
+            .filter(|(_, from, to)| from < to)
+            .map(|(segment, from, to)| (segment, (from - start, to - from)))
+            .collect();
+        let cut = |flat: &Tensor, from: i64| {
+            let places = inside.iter().map(|(_, place)| *place);
+            tch::no_grad(|| pieces(places, &flat.narrow(0, from, len)).collect::<Vec<_>>())
+        };
+        let weights = cut(&state.weights, start);
+        let [gradients, exp_avg, exp_avg_sq] = [gradient, &state.exp_avg, &state.exp_avg_sq].map(|flat| cut(flat, own));
         for (blocks, decays) in &groups {
-            let group = state
-                .segments
+            let group = inside
                 .iter()
-                .filter(|segment| segment.decays() == *decays && distance(segment, depth) == *blocks);
-            let pieces = group.filter_map(|segment| {
-                let (from, to) = (segment.offset.max(start), (segment.offset + segment.len).min(start + len));
-                (from < to).then(|| {
-                    let local = |flat: &Tensor| flat.narrow(0, from - start + own, to - from);
-                    Adam {
-                        weights: state.weights.narrow(0, from, to - from),
-                        gradient: local(gradient),
-                        exp_avg: local(&state.exp_avg),
-                        exp_avg_sq: local(&state.exp_avg_sq),
-                    }
-                })
+                .enumerate()
+                .filter(|(_, (segment, _))| segment.decays() == *decays && distance(segment, depth) == *blocks);
+            let pieces = group.map(|(i, _)| Adam {
+                weights: weights[i].shallow_clone(),
+                gradient: gradients[i].shallow_clone(),
+                exp_avg: exp_avg[i].shallow_clone(),
+                exp_avg_sq: exp_avg_sq[i].shallow_clone(),
             });
             let numbers = AdamNumbers {
                 update: state.updates,

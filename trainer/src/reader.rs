@@ -6,9 +6,10 @@ use data_pipeline::rng::{CounterRng, Purpose};
 use tch::Tensor;
 
 use crate::TrainerError;
+use crate::ahead::{self, Ahead};
 use crate::batches;
 use crate::feed::Feed;
-use crate::model::image_tower::{Passing, Share};
+use crate::model::image_tower::Share;
 use crate::parts::Part;
 use crate::precision::compute_kind;
 use crate::slices::SliceMap;
@@ -25,6 +26,7 @@ pub struct Reader<'a> {
     towers: &'a Towers,
     map: &'a SliceMap<'a>,
     feed: Feed,
+    encoder: Ahead<'a>,
     /// What was read for the step that follows, or why it could not be.
     ahead: Option<Result<Vec<Read>, TrainerError>>,
 }
@@ -41,15 +43,25 @@ struct Read {
 /// The images of a slice, on the device.
 enum Images {
     /// On their way through the frozen encoder.
-    Passing(Passing),
+    Frozen(ahead::Images),
     /// `[b, 3, S, S]`, where the encoder is trained: its weights change until the slice is used.
     Pixels(Tensor),
 }
 
 impl<'a> Reader<'a> {
     /// Of the slices that `feed` delivers.
-    pub fn new(run: &'a Run, stage: &'a Stage, towers: &'a Towers, map: &'a SliceMap<'a>, feed: Feed) -> Self {
-        Self { run, stage, towers, map, feed, ahead: None }
+    ///
+    /// # Errors
+    /// None in practice: the frozen encoder fits the run.
+    pub fn new(
+        run: &'a Run,
+        stage: &'a Stage,
+        towers: &'a Towers,
+        map: &'a SliceMap<'a>,
+        feed: Feed,
+    ) -> Result<Self, TrainerError> {
+        let encoder = towers.image_encoder.ahead(run, towers.device)?;
+        Ok(Self { run, stage, towers, map, feed, encoder, ahead: None })
     }
 
     /// Where samples come from; counts are those of the steps whose slices were taken.
@@ -92,11 +104,11 @@ impl<'a> Reader<'a> {
             self.ahead = Some(self.read(key));
         }
         let _time = self.map.time(Part::ImageEncoder);
-        for one in self.ahead.iter_mut().flatten().flatten() {
-            if let Images::Passing(images) = &mut one.images {
-                self.towers.image_encoder.tower().pass(images, share);
-            }
-        }
+        let pass = |one: Read| match one.images {
+            Images::Frozen(images) => Read { images: Images::Frozen(self.encoder.pass(images, share)), ..one },
+            Images::Pixels(_) => one,
+        };
+        self.ahead = self.ahead.take().map(|read| Ok(read?.into_iter().map(pass).collect()));
     }
 
     fn read(&mut self, key: StepKey) -> Result<Vec<Read>, TrainerError> {
@@ -125,7 +137,7 @@ impl<'a> Reader<'a> {
             true => Images::Pixels(pixels),
             false => {
                 let _time = map.time(Part::ImageEncoder);
-                Images::Passing(towers.image_encoder.tower().begin(&pixels))
+                Images::Frozen(self.encoder.begin(&pixels))
             }
         };
         let by_image = matches!(stage, Stage::Representation(stage) if stage.match_by_image_id);
@@ -137,7 +149,7 @@ impl<'a> Reader<'a> {
         let Read { index, samples, image_ids, tokens, images } = read;
         let time = self.map.time(Part::ImageEncoder);
         let (patches, pixels) = match images {
-            Images::Passing(images) => (self.towers.image_encoder.tower().end(images), None),
+            Images::Frozen(images) => (self.encoder.end(images), None),
             Images::Pixels(pixels) => (trained_image_encoder::encode(state, &self.run.model, &pixels)?, Some(pixels)),
         };
         drop(time);

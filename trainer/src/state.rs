@@ -53,7 +53,8 @@ pub struct State {
     pub finite: FiniteGuard,
     chunks: usize,
     own: Range<usize>,
-    parameters: RefCell<Tensors>,
+    /// None while nobody has asked for them since they were taken.
+    parameters: RefCell<Option<Tensors>>,
     /// A copy of the weights in the type that models compute in, where it is another; good until the weights change.
     copy: RefCell<Option<Tensor>>,
 }
@@ -85,7 +86,6 @@ impl State {
             parameters: RefCell::default(),
             copy: RefCell::default(),
         };
-        state.parameters.replace(state.views());
         for (name, tensor) in start.iter() {
             state.set(name, tensor);
         }
@@ -96,16 +96,17 @@ impl State {
     /// those that models take in this type gather at the copies.
     pub fn begin_step(&self, kind: Kind) {
         self.copy.replace((kind != self.weights.kind()).then(|| self.weights.to_kind(kind)));
-        self.parameters.replace(self.views());
+        self.parameters.replace(None);
     }
 
+    /// Leaves of all segments, for the weights and for their copies.
     fn views(&self) -> Tensors {
         let views = |space: &Tensor| {
-            let view = |segment: &Segment| {
-                let view = space.narrow(0, segment.offset, segment.len).view(segment.shape.as_slice());
-                (segment.name.clone(), view.detach().set_requires_grad(true))
+            let leaf = |(segment, part): (&Segment, Tensor)| {
+                (segment.name.clone(), part.view(segment.shape.as_slice()).detach().set_requires_grad(true))
             };
-            self.segments.iter().map(view).collect::<Vec<_>>()
+            let places = self.segments.iter().map(|segment| (segment.offset, segment.len));
+            self.segments.iter().zip(pieces(places, space)).map(leaf).collect::<Vec<_>>()
         };
         let own: Tensors = views(&self.weights).into_iter().collect();
         match &*self.copy.borrow() {
@@ -116,7 +117,10 @@ impl State {
 
     /// The parameters by name, leaves that gradients gather at.
     pub fn parameters(&self) -> Ref<'_, Tensors> {
-        self.parameters.borrow()
+        if self.parameters.borrow().is_none() {
+            self.parameters.replace(Some(self.views()));
+        }
+        Ref::map(self.parameters.borrow(), |leaves| leaves.as_ref().expect("invariant: they were made above"))
     }
 
     /// Overwrites one tensor, if it is trained here; says whether it is.
@@ -132,7 +136,7 @@ impl State {
     /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the parameters are new leaves,
     /// at which the next backward pass starts from nothing.
     pub fn take_gradients(&self) -> Tensor {
-        let leaves = self.parameters.replace(self.views());
+        let leaves = self.parameters.take().expect("invariant: a backward pass has gone to the leaves");
         let own = |segment: &Segment| leaves.get(&segment.name).expect("invariant: a segment has a parameter").grad();
         let Some(kind) = self.copy.borrow().as_ref().map(Tensor::kind) else { return self.flat(Kind::Float, own) };
         let of_copy = |segment: &Segment| leaves.copy(&segment.name, kind).expect("invariant: all have copies").grad();
@@ -149,11 +153,12 @@ impl State {
     /// One tensor per segment in the flat space, 0 where there is none.
     fn flat(&self, kind: Kind, of: impl Fn(&Segment) -> Tensor) -> Tensor {
         let zeros = |len: i64| Tensor::zeros([len], (kind, self.weights.device()));
+        let gap = zeros(ALIGNMENT);
         let mut parts = Vec::with_capacity(2 * self.segments.len());
         let mut end = 0;
         for segment in &self.segments {
             if segment.offset > end {
-                parts.push(zeros(segment.offset - end));
+                parts.push(gap.narrow(0, 0, segment.offset - end));
             }
             let values = of(segment);
             parts.push(if values.defined() { values.reshape([-1]) } else { zeros(segment.len) });
@@ -197,6 +202,19 @@ impl State {
     pub fn num_parameters(&self) -> i64 {
         self.segments.iter().map(|segment| segment.len).sum()
     }
+}
+
+/// The parts of a tensor of one axis at these places, `(offset, length)`, in ascending order and apart from each other. One
+/// operation cuts them all: of thousands of small operations each costs the processor some microseconds, for which a GPU waits.
+pub(crate) fn pieces(places: impl Iterator<Item = (i64, i64)>, space: &Tensor) -> impl Iterator<Item = Tensor> {
+    let (mut sizes, mut end) = (Vec::new(), 0);
+    for (offset, len) in places {
+        // A gap, which may be empty, and a piece in turns.
+        sizes.extend([offset - end, len]);
+        end = offset + len;
+    }
+    sizes.push(space.size()[0] - end);
+    space.split_with_sizes(sizes, 0).into_iter().skip(1).step_by(2)
 }
 
 fn round_up(value: i64, unit: i64) -> i64 {

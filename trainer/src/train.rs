@@ -46,7 +46,7 @@ fn train_stage(
     let mut state = session.build_state(&at, &build_specs(run, stage)?, &towers.image_encoder, &slices)?;
     let seed = run.run.seed.wrapping_add(at.index as u64);
     let feed = Feed::start(run, &at, sources, slices.own(), session)?;
-    let mut reader = Reader::new(run, stage, towers, &slices, feed);
+    let mut reader = Reader::new(run, stage, towers, &slices, feed)?;
     announce(session, &at, state.num_parameters());
     while at.step < stage.steps() {
         let key = StepKey { seed, stage: at.index as u64, step: at.step };
