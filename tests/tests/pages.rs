@@ -27,6 +27,7 @@ use Test::{Here, Of};
 
 const EVALUATION: &str = "tests/tests/evaluation.rs";
 const DASHBOARD: &str = "tests/tests/dashboard.rs";
+const DOCTOR: &str = "tests/tests/doctor/main.rs";
 const PUBLISHED: &str = "published_layouts_are_scored_as_their_predictions_are";
 
 /// Every shape of a command that a page may show; the first row that fits counts. A page with a new one needs a row,
@@ -62,8 +63,18 @@ const ROWS: &[Row] = &[
     Row("blip2 demo", &[], Of("tests/tests/launch.rs", "the_demo_goes_to_its_report_and_does_nothing_twice")),
     Row(
         "blip2 doctor",
+        &["--slurm"],
+        Of(DOCTOR, "every_node_of_an_allocation_is_looked_at_and_the_one_that_differs_is_named"),
+    ),
+    Row(
+        "blip2 plan",
+        &["--calibrate"],
+        Of("tests/tests/commands.rs", "a_calibrated_plan_counts_measured_steps_and_its_own_error"),
+    ),
+    Row(
+        "blip2 doctor",
         &["--json", "--only", "--set"],
-        Of("tests/tests/doctor/main.rs", "a_run_that_works_passes_and_nothing_of_it_is_touched"),
+        Of(DOCTOR, "a_run_that_works_passes_and_nothing_of_it_is_touched"),
     ),
     Row("blip2 eval caption", &["--annotations", "--images"], Of(EVALUATION, PUBLISHED)),
     Row("blip2 eval caption", &["--annotations", "--images", "--ranks"], Of(EVALUATION, "ranks_share_an_evaluation")),
