@@ -96,10 +96,15 @@ class Check:
                 "cuda_library": report["cuda_library"], "nccl": report["nccl"]}
 
     def parity(self):
-        passed = {}
+        passed, failed = {}, []
         for name in PARITY:
-            out = self.run([self.test(name), "--test-threads", "1"], cwd=os.path.join(TOP, "trainer"))
-            passed[name] = int(re.search(r"test result: ok\. (\d+) passed", out).group(1))
+            try:
+                out = self.run([self.test(name), "--test-threads", "1"], cwd=os.path.join(TOP, "trainer"))
+                passed[name] = int(re.search(r"test result: ok\. (\d+) passed", out).group(1))
+            except RuntimeError as error:
+                failed.append(str(error))
+        if failed:
+            raise RuntimeError("\n".join([*failed, f"the others passed: {json.dumps(passed)}"]))
         return passed
 
     def nccl(self):

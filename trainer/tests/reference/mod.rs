@@ -139,11 +139,12 @@ pub fn patches(run: &Run, weights: &Tensors, image: &Tensor) -> Tensor {
     tch::no_grad(|| tower.forward(image))
 }
 
-/// Compares within `tolerance` times the largest expected value, or 1 if that is smaller.
+/// Compares within `tolerance` times the largest expected value, or 1 if that is smaller; the two may be on different devices.
 pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(found.size(), expected.size(), "{what}");
+    let [found, expected] = [found, expected].map(|it| it.to_device(tch::Device::Cpu));
     let scale = expected.abs().max().double_value(&[]).max(1.0);
-    let difference = (found - expected).abs().max().double_value(&[]);
+    let difference = (&found - &expected).abs().max().double_value(&[]);
     assert!(difference <= tolerance * scale, "{what}: differs by {difference:e}, allowed {:e}", tolerance * scale);
 }
 
