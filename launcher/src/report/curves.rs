@@ -7,7 +7,7 @@ const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 210.0;
 /// Room around the curves: left for numbers, below for steps.
 const LEFT: f64 = 46.0;
-const RIGHT: f64 = 10.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 26.0;
 /// Most points of a line; more cannot be told apart at this size.
