@@ -1,13 +1,14 @@
 //! A run's job in SLURM: the note about it in the run's folder, and what SLURM says about it.
 
 use std::process::Command;
+use std::time::Duration;
 
 use configs::Run;
 use data_pipeline::store::Location;
 use serde::{Deserialize, Serialize};
 
 use crate::data::block_on;
-use crate::ranks::Programs;
+use crate::ranks::{Programs, process};
 
 /// What `launch/slurm.json` in a run's folder says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct JobNote {
 }
 
 const PLACE: &str = "launch/slurm.json";
+/// Time for SLURM to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: &str = "the run stays as it is";
 
 impl JobNote {
@@ -78,7 +81,8 @@ impl JobState {
     /// Asks SLURM; `None` where SLURM's programs are missing or do not answer.
     pub fn ask(programs: &Programs, job: &str) -> Option<Self> {
         let scontrol = programs.on_path("scontrol")?;
-        let output = Command::new(scontrol).args(["--oneliner", "show", "job", job]).output().ok()?;
+        let mut command = Command::new(scontrol);
+        let output = process::output_within(command.args(["--oneliner", "show", "job", job]), PATIENCE).ok()??;
         let text = String::from_utf8_lossy(&output.stdout);
         let unknown = String::from_utf8_lossy(&output.stderr).contains("Invalid job id");
         (output.status.success() || unknown).then(|| Self::read(job, &text))

@@ -65,11 +65,12 @@ impl<'a> Ahead<'a> {
         Images::Passing(self.tower.begin(pixels))
     }
 
-    /// Has images pass the tower until a share of its blocks is behind them; where a thread helps, it may return before.
-    pub fn pass(&self, images: Images, share: Share) -> Images {
+    /// Has images pass the tower until a share of its blocks is behind them. Where a thread helps, it may return before, unless
+    /// this thread is to do it `here`, as where its time is measured.
+    pub fn pass(&self, images: Images, share: Share, here: bool) -> Images {
         let mut passing = self.back(images);
         let jobs = self.helper.as_ref().and_then(|helper| helper.jobs.as_ref());
-        let Some(jobs) = jobs else {
+        let Some(jobs) = jobs.filter(|_| !here) else {
             self.tower.pass(&mut passing, share);
             return Images::Passing(passing);
         };

@@ -91,8 +91,13 @@ pub fn steps(options: &Options, ranks: &dyn Collective) -> Result<Value, Trainer
 pub(crate) fn one_step(run: &Run, options: &Options) -> Result<(f64, Option<u64>), TrainerError> {
     let bench = Bench::new(run, options)?;
     let mut side = Side::new(&bench, &Single, Reduction::Exact, &Arc::default())?;
+    let began = Instant::now();
     side.step(&bench, 0)?;
-    Ok((side.seconds[0], peak_memory(options.device)?))
+    let ahead = std::mem::take(&mut side.ahead);
+    drop(side.encode(&bench, ahead)?);
+    device::wait_for(options.device);
+    let seconds = if options.device == Device::Cpu { side.seconds[0] } else { began.elapsed().as_secs_f64() };
+    Ok((seconds, peak_memory(options.device)?))
 }
 
 /// Bytes that the ranks of worlds of several sizes receive in one step of stage 1, with one slice of `options.batch` images
@@ -271,7 +276,7 @@ impl<'a> Side<'a> {
         let device = bench.options.device;
         // Training does not wait for a GPU but where it has to: steps overlap, and one ends where the next one does. Parts are
         // timed one by one, without what overlaps; so are steps of a processor, which are done when a call returns.
-        let overlaps = device != Device::Cpu && !bench.options.phases;
+        let overlaps = device != Device::Cpu && !bench.options.phases && !bench.options.compare_reductions;
         let own = if self.ahead.is_empty() { self.coming(bench, step) } else { std::mem::take(&mut self.ahead) };
         let encodes_ahead = overlaps && !bench.stage.train_image_encoder();
         let mut next = if encodes_ahead { self.coming(bench, step + 1) } else { Vec::new() };
@@ -342,7 +347,7 @@ impl<'a> Side<'a> {
         let _time = self.map.time(Part::ImageEncoder);
         for one in next {
             let images = one.images.take().unwrap_or_else(|| self.encoder.begin(&one.pixels));
-            one.images = Some(self.encoder.pass(images, share));
+            one.images = Some(self.encoder.pass(images, share, false));
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Feed {
     output: Location,
     list: String,
     quarantine: Option<SegmentFile>,
+    /// Lines for it that are not written yet.
+    unlisted: String,
 }
 
 /// What all ranks together were given of one source in this stage.
@@ -84,6 +86,7 @@ impl Feed {
             output,
             list,
             quarantine: None,
+            unlisted: String::new(),
         })
     }
 
@@ -93,25 +96,39 @@ impl Feed {
     /// What stopped the data, or when the list cannot be written.
     pub fn next_batch(&mut self) -> Result<Batch, TrainerError> {
         self.activity.enter(Phase::DataWait);
-        let batch = self.loader.next_batch()?;
+        let batch = self.loader.next_batch();
         self.activity.enter(Phase::Step);
-        if batch.skipped.is_empty() {
-            return Ok(batch);
+        let batch = batch?;
+        for skipped in &batch.skipped {
+            let line = json!({ "stage": self.stage, "step": batch.step + 1, "slice": batch.slice,
+                "source": self.names[skipped.source], "place": skipped.place, "reason": skipped.reason });
+            self.unlisted += &format!("{line}\n");
+        }
+        if self.held.is_none() {
+            self.list_replaced()?;
+        }
+        Ok(batch)
+    }
+
+    /// Writes to the run's list what had to be replaced.
+    fn list_replaced(&mut self) -> Result<(), TrainerError> {
+        if self.unlisted.is_empty() {
+            return Ok(());
         }
         let file = match &mut self.quarantine {
             Some(file) => file,
             none => none.insert(SegmentFile::create(&self.output, &self.list)?),
         };
-        for skipped in &batch.skipped {
-            let line = json!({ "stage": self.stage, "step": batch.step + 1, "slice": batch.slice,
-                "source": self.names[skipped.source], "place": skipped.place, "reason": skipped.reason });
-            file.append(format!("{line}\n").as_bytes());
-        }
+        file.append(std::mem::take(&mut self.unlisted).as_bytes());
         match file.flush() {
-            Err(error) if !SegmentFile::may_heal(&error) => return Err(error),
-            _ => {}
+            Err(error) if !SegmentFile::may_heal(&error) => Err(error),
+            _ => Ok(()),
         }
-        Ok(batch)
+    }
+
+    /// Whether this rank was asked to leave after the present step.
+    pub fn is_last_step(&self) -> bool {
+        self.activity.is_to_leave()
     }
 
     /// How long this rank's decode threads have worked since this was asked last, added up over them.
@@ -119,14 +136,18 @@ impl Feed {
         self.loader.take_decode_time()
     }
 
-    /// What is delivered from here on does not count yet.
+    /// What is delivered from here on does not count yet, and is not listed.
     pub fn hold_counts(&mut self) {
         self.held = Some(self.loader.ledger().sources.clone());
     }
 
-    /// All that was delivered counts.
-    pub fn count_all(&mut self) {
+    /// All that was delivered counts, and is listed.
+    ///
+    /// # Errors
+    /// When the list of replaced samples cannot be written.
+    pub fn count_all(&mut self) -> Result<(), TrainerError> {
         self.held = None;
+        self.list_replaced()
     }
 
     /// What all ranks were given up to a step of the stage. Every rank takes part.

@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
             Some(read) => read?,
             None => self.read(key)?,
         };
-        self.feed.count_all();
+        self.feed.count_all()?;
         // All slices are padded alike: to the longest text of the global batch.
         let longest = |one: &Read| Tensor::from_slice(&one.tokens.longest().map(|length| length as i64));
         let lengths = self.map.gather(&read.iter().map(longest).collect::<Vec<_>>())?;
@@ -92,10 +92,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the slices of the step that follows, unless that was done, and gives them to the frozen encoder until they have come
-    /// so far through it; they wait for [`Reader::slices`]. Nothing where the stage has no such step or trains the encoder. What
-    /// goes wrong is told when the slices are taken. Only this rank takes part.
+    /// so far through it; they wait for [`Reader::slices`]. Nothing where the stage has no such step or trains the encoder, or where
+    /// this rank was asked to leave after the present step. What goes wrong is told when the slices are taken. Only this rank takes
+    /// part. The present step waits for the samples, as the next one would.
     pub fn encode_ahead(&mut self, key: StepKey, share: Share) {
-        if key.step >= self.stage.steps() || self.stage.train_image_encoder() {
+        if key.step >= self.stage.steps() || self.stage.train_image_encoder() || self.feed.is_last_step() {
             return;
         }
         if self.ahead.is_none() {
@@ -104,8 +105,9 @@ impl<'a> Reader<'a> {
             self.ahead = Some(self.read(key));
         }
         let _time = self.map.time(Part::ImageEncoder);
+        let here = self.map.tells_apart();
         let pass = |one: Read| match one.images {
-            Images::Frozen(images) => Read { images: Images::Frozen(self.encoder.pass(images, share)), ..one },
+            Images::Frozen(images) => Read { images: Images::Frozen(self.encoder.pass(images, share, here)), ..one },
             Images::Pixels(_) => one,
         };
         self.ahead = self.ahead.take().map(|read| Ok(read?.into_iter().map(pass).collect()));

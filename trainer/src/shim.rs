@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Tensor;
 
@@ -195,12 +196,18 @@ pub fn dropout(x: &Tensor, p: f64, key: u64) -> Tensor {
 /// # Shapes
 /// `query`, `key`, `value`, result: `[B, heads, S, d]`.
 pub fn cudnn_attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Option<Tensor> {
+    // Once refused, always: bits do not depend on when.
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if REFUSED.load(Ordering::Relaxed) {
+        return None;
+    }
     let [query, key, value] = [query, key, value].map(|it| it.as_ptr().cast_mut().cast());
     let mut out = std::ptr::null_mut();
     checked("attention by cuDNN", |error, capacity| {
         // SAFETY: the tensors live during the call; `out` is written to during it only; `error` points to `capacity` writable bytes.
         unsafe { blip2_cudnn_attention(query, key, value, &raw mut out, error, capacity) }
     })
+    .inspect_err(|_| REFUSED.store(true, Ordering::Relaxed))
     .ok()?;
     // SAFETY: the call succeeded, so `out` is a new tensor of libtorch that nobody else owns.
     Some(unsafe { Tensor::from_ptr(out.cast()) })

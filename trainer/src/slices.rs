@@ -69,6 +69,11 @@ impl<'a> SliceMap<'a> {
         self.parts.enter(part)
     }
 
+    /// Whether a device's parts of the step are told apart now, by waiting for it.
+    pub fn tells_apart(&self) -> bool {
+        self.parts.tells_apart()
+    }
+
     /// All slices.
     pub fn len(&self) -> usize {
         self.slices

@@ -286,6 +286,22 @@ impl Storage {
     /// Removes a folder with all that is in it; `first` goes first, so that what remains after a crash is no
     /// complete checkpoint.
     pub fn delete_folder(&self, folder: &str, first: &str) -> Result<()> {
+        self.delete_objects(folder, first)?;
+        self.remove_local_folder(folder);
+        Ok(())
+    }
+
+    /// Removes everything below the root, and the root itself where it is a folder of this machine; the folder that it lies in
+    /// stays.
+    pub(crate) fn delete_all(&self, first: &str) -> Result<()> {
+        self.delete_objects("", first)?;
+        if let Some(path) = local_path(&self.root) {
+            let _left_over = std::fs::remove_dir_all(path);
+        }
+        Ok(())
+    }
+
+    fn delete_objects(&self, folder: &str, first: &str) -> Result<()> {
         let mut names = self.list(folder)?;
         names.sort_by_key(|name| !name.ends_with(first));
         for name in names {
@@ -300,7 +316,6 @@ impl Storage {
                 }
             }
         }
-        self.remove_local_folder(folder);
         Ok(())
     }
 

@@ -13,6 +13,8 @@ use super::{INSTALL, MPI_FIX, RANK_PROGRAM};
 use crate::ranks::allocation::Standing;
 use crate::ranks::{Ask, Plan, Wanted, process, srun};
 
+/// NCCL, as what builds on it knows it.
+const NCCL: &str = "nccl";
 /// Time for a rank to start and say what it found: libtorch with CUDA takes some seconds from a cold disk.
 const SELF_CHECK: Duration = Duration::from_secs(25);
 /// Seconds for all ranks to meet and measure.
@@ -63,9 +65,10 @@ fn cuda(context: &Context, rank: &Value) -> Vec<Check> {
     let nccl = match optional(&rank["nccl"]) {
         Ok(found) => Check::ok("nccl", found, "NCCL that can be loaded"),
         Err(why) => {
+            context.note_broken(NCCL);
             let fix = "put libnccl.so.2 beside libtorch or where the loader looks (LD_LIBRARY_PATH); packages of \
                  CUDA bring it";
-            Check::failure("nccl", why, "NCCL that can be loaded", fix)
+            Check::failure(NCCL, why, "NCCL that can be loaded", fix)
         }
     };
     vec![cuda, nccl]
@@ -145,7 +148,12 @@ pub fn meeting(context: &Context) -> Vec<Check> {
         std::thread::spawn(move || listener.incoming().for_each(drop));
         plan.arguments.extend(["--meet".to_owned(), port.to_string()]);
     }
-    context.answer(name, &plan, MEETING_S)
+    let mut found = context.answer(name, &plan, MEETING_S);
+    if let Some(broken) = [NCCL, super::GPUS].into_iter().find(|what| context.is_broken(what)) {
+        let bandwidth = found.iter_mut().filter(|check| check.name == "bandwidth");
+        bandwidth.for_each(|check| *check = Check::skipped("bandwidth", format!("{broken}: as said")));
+    }
+    found
 }
 
 /// What starts the run's ranks: where `blip2 launch` would, or on this host as one of the nodes.
@@ -153,8 +161,13 @@ fn plan(context: &Context) -> anyhow::Result<Plan> {
     let (run, programs) = (&context.run, &context.programs);
     let (threads, arguments) = (run.cluster.threads_per_rank, context.arguments("ranks", MEETING_S));
     let place = Wanted::default().place(programs, run.cluster.ranks_per_node)?;
-    let Ok((ranks, per_node)) = place.ranks(run, None) else {
-        return Plan::local(programs, ranks_here(run), threads, arguments);
+    let (ranks, per_node) = match place.ranks(run, None) {
+        Ok(found) => found,
+        // Looked at as one of the run's nodes.
+        Err(_) if programs.standing() == Standing::Outside => {
+            return Plan::local(programs, ranks_here(run), threads, arguments);
+        }
+        Err(error) => return Err(error),
     };
     let ask = Ask {
         ranks,

@@ -122,6 +122,7 @@ pub fn gpus(context: &Context) -> Vec<Check> {
     let found = match gpus::here(&context.programs) {
         None => Check::skipped("gpus", "this may be a login node; look from inside the job with --slurm"),
         Some((found, source)) if found < ranks => {
+            context.note_broken(super::GPUS);
             Check::failure("gpus", format!("{found} GPUs ({source})"), &expected, gpus::fix(found, ranks))
         }
         Some((found, source)) => Check::ok("gpus", format!("{found} GPUs ({source})"), expected),

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::cli::DoctorArgs;
 use crate::data::print_json;
-use crate::ranks::{Programs, process};
+use crate::ranks::Programs;
 use crate::source::RunSource;
 use check::Task;
 pub use check::{Check, State};
@@ -37,10 +37,14 @@ const INSTALL: &str = "build it (`make build`) or unpack the whole package, name
 const MPI_FIX: &str = "install Open MPI and build the MPI piece against it (`make build`), name the piece in \
      BLIP2_MPI_LIBRARY and \
                        its mpirun in BLIP2_MPIRUN; `blip2-rank self-check` says what is found";
+/// The GPUs of this host, as what builds on them knows them.
+const GPUS: &str = "gpus";
 /// Why a login node is not asked for what only nodes have.
 const LOGIN_NODE: &str = "jobs run elsewhere and this host has no GPU: look from inside an allocation with --slurm";
 /// Time for everything. A check that would begin later is not begun.
 const ALL: Duration = Duration::from_secs(115);
+/// Time for a step.
+const STEP: Duration = Duration::from_secs(50);
 /// Seconds for a look at what the models take.
 const SPACE_S: u64 = 20;
 
@@ -84,7 +88,10 @@ fn look(context: &Arc<Context>, args: &DoctorArgs) -> Vec<Check> {
     let until = Instant::now() + ALL;
     let wave = |tasks| check::run(context, until, wanted(tasks));
     if args.slurm && !args.node {
-        let mut checks = slurm::nodes(context, args);
+        // Whether the run fits the allocation is not for a node to say.
+        let fits = Task::new("placement", 5, |context| machine::placement(context).into_iter().take(1).collect());
+        let mut checks = wave(vec![fits]);
+        checks.extend(slurm::nodes(context, args).into_iter().filter(|check| check.name != "placement"));
         let until = Instant::now() + ALL;
         checks.extend(check::run(context, until, wanted(of_run(context))));
         checks.extend(check::run(context, until, wanted(of_ranks())));
@@ -96,7 +103,8 @@ fn look(context: &Arc<Context>, args: &DoctorArgs) -> Vec<Check> {
         checks.extend(wave(of_run(context)));
         checks.extend(wave(of_ranks()));
     }
-    checks.extend(wave(of_step()));
+    // What came before may have taken all the time; a step is worth its own.
+    checks.extend(check::run(context, Instant::now() + STEP, wanted(of_step())));
     checks
 }
 
@@ -149,9 +157,10 @@ fn of_ranks() -> Vec<Task> {
 
 /// A step on this machine.
 fn of_step() -> Vec<Task> {
-    vec![Task::new("step", 50, |context| match context.is_login_node() {
-        true => vec![Check::skipped("step", LOGIN_NODE)],
-        false => context.ask_rank("step", "step", 45),
+    vec![Task::new("step", 50, |context| match () {
+        () if context.is_login_node() => vec![Check::skipped("step", LOGIN_NODE)],
+        () if context.is_broken(GPUS) => vec![Check::skipped("step", "there are too few GPUs, as said")],
+        () => context.ask_rank("step", "step", 45),
     })]
 }
 
@@ -160,7 +169,7 @@ fn print(args: &DoctorArgs, checks: &[Check], began: Instant) -> anyhow::Result<
     let seconds = began.elapsed().as_secs_f64();
     if args.node {
         // One line, in one piece: nodes print side by side.
-        let line = format!("{}\n", json!({ "host": process::host(), "checks": checks }));
+        let line = format!("{}\n", json!({ "host": slurm::node_name(), "checks": checks }));
         std::io::stdout().write_all(line.as_bytes())?;
         return Ok(());
     }

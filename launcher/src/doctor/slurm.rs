@@ -21,6 +21,11 @@ struct Node {
     checks: Vec<Check>,
 }
 
+/// What SLURM calls this node; its own name where SLURM has not started this process.
+pub fn node_name() -> String {
+    std::env::var("SLURMD_NODENAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(process::host)
+}
+
 /// Looks at all nodes of the allocation that this process is in.
 pub fn nodes(context: &Context, args: &DoctorArgs) -> Vec<Check> {
     let (name, expected) = ("nodes", "an answer of every node of the allocation");
@@ -88,9 +93,21 @@ fn merged(nodes: Vec<Node>) -> Vec<Check> {
             let found = format!("{} ({} of {} nodes; {})", check.found, well.len(), nodes.len(), node.host);
             merged.push(Check { found, ..(*check).clone() });
         }
-        merged.extend(
-            bad.into_iter().map(|(node, check)| Check { name: format!("{name}@{}", node.host), ..check.clone() }),
-        );
+        // What is wrong alike on several nodes is one thing to mend.
+        let mut alike: Vec<(&Check, Vec<&str>)> = Vec::new();
+        for (node, check) in bad {
+            match alike.iter_mut().find(|(known, _)| *known == check) {
+                Some((_, hosts)) => hosts.push(&node.host),
+                None => alike.push((check, vec![&node.host])),
+            }
+        }
+        merged.extend(alike.into_iter().map(|(check, hosts)| match hosts[..] {
+            [one] => Check { name: format!("{name}@{one}"), ..check.clone() },
+            _ => {
+                let found = format!("{} ({} of {} nodes: {})", check.found, hosts.len(), nodes.len(), hosts.join(", "));
+                Check { found, ..check.clone() }
+            }
+        }));
     }
     merged
 }
@@ -110,6 +127,9 @@ mod tests {
         let names: Vec<(&str, State)> = found.iter().map(|check| (check.name.as_str(), check.state)).collect();
         assert_eq!(names, [("gpus", State::Ok), ("gpus@n2", State::Failure), ("driver", State::Ok)]);
         assert!(found[0].found.contains("1 of 2 nodes") && found[2].found.contains("2 of 2 nodes"), "{found:?}");
+        let low = || [Check::warning("limits", "8 MiB", "64 MiB", "raise it")];
+        let found = merged(vec![node("n1", &low()), node("n2", &low())]);
+        assert!(found.len() == 1 && found[0].name == "limits" && found[0].found.contains("n1, n2"), "{found:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use configs::Source;
 use data_pipeline::store::{Location, Trouble};
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::check::Check;
@@ -23,8 +24,8 @@ const LATE: f64 = 0.5;
 const SLOW: f64 = 10.0;
 /// Seconds that clocks may be apart without a word, and without a failure: signatures count for 5 to 15 minutes.
 const CLOCK: [f64; 2] = [10.0, 300.0];
-/// Folders that are gone into in search of an object.
-const DEPTH: usize = 4;
+/// Objects of a source that are listed.
+const LISTED: usize = 100;
 
 /// An exchange that failed.
 #[derive(Debug)]
@@ -193,9 +194,13 @@ async fn write_and_read(folder: &Location) -> Result<Shown, Failed> {
     let (small, large) = (folder.child("small"), folder.child("large"));
     let before = seconds();
     let bytes = vec![7_u8; SMALL as usize];
-    exchange(&small, "write", small.store.put(&small.path, PutPayload::from(bytes.clone()))).await?;
+    let written = exchange(&small, "write", small.store.put(&small.path, PutPayload::from(bytes.clone()))).await;
     let after = seconds();
-    let shown = looked_at(folder, (&small, &large), &bytes, [before, after]).await;
+    let shown = match written {
+        Ok(_) => looked_at(folder, (&small, &large), &bytes, [before, after]).await,
+        // It may have arrived all the same.
+        Err(failed) => Err(failed),
+    };
     for place in [&small, &large] {
         // One that was not written is not there.
         let _gone = exchange(place, "delete", place.store.delete(&place.path)).await;
@@ -247,29 +252,22 @@ async fn looked_at(
 
 /// What a source shows; nothing where it holds nothing.
 async fn read_only(place: &Location) -> Result<Option<Shown>, Failed> {
-    let mut prefix = place.path.clone();
-    for _ in 0..DEPTH {
-        let listed = match exchange(place, "list", place.store.list_with_delimiter(Some(&prefix))).await {
-            // A web server hands out what it cannot list.
-            Err(_) if place.uri().starts_with("http") => return Ok(Some(of_object(place, &place.path, LARGE).await?)),
-            listed => listed?,
-        };
-        if let Some(first) = listed.objects.iter().max_by_key(|object| object.size.min(LARGE)) {
-            return Ok(Some(of_object(place, &first.location, first.size).await?));
-        }
-        match listed.common_prefixes.into_iter().next() {
-            Some(folder) => prefix = folder,
-            // The URI may name an object itself.
-            None => {
-                return match exchange(place, "read", place.store.head(&place.path)).await {
-                    Ok(meta) => Ok(Some(of_object(place, &meta.location, meta.size).await?)),
-                    Err(Failed { trouble: Trouble::Missing, .. }) => Ok(None),
-                    Err(failed) => Err(failed),
-                };
-            }
-        }
+    // The first page of the listing is enough; there may be millions of objects.
+    let first = async { place.store.list(Some(&place.path)).take(LISTED).try_collect::<Vec<_>>().await };
+    let listed = match exchange(place, "list", first).await {
+        // A web server hands out what it cannot list.
+        Err(_) if place.uri().starts_with("http") => return Ok(Some(of_object(place, &place.path, LARGE).await?)),
+        listed => listed?,
+    };
+    if let Some(largest) = listed.iter().max_by_key(|object| object.size.min(LARGE)) {
+        return Ok(Some(of_object(place, &largest.location, largest.size).await?));
     }
-    Ok(None)
+    // The URI may name an object itself.
+    match exchange(place, "read", place.store.head(&place.path)).await {
+        Ok(meta) => Ok(Some(of_object(place, &meta.location, meta.size).await?)),
+        Err(Failed { trouble: Trouble::Missing, .. }) => Ok(None),
+        Err(failed) => Err(failed),
+    }
 }
 
 async fn of_object(place: &Location, path: &object_store::path::Path, size: u64) -> Result<Shown, Failed> {

@@ -74,9 +74,9 @@ impl Memory {
         self.parts.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// What a rank on a processor holds that a benchmark of its steps has not.
+    /// What a rank holds that a benchmark of its steps has not, or does not count.
     pub fn besides_benchmark(&self) -> u64 {
-        let besides = ["loader", "checkpoint_copy", "rest_of_run"];
+        let besides = ["loader", "checkpoint_copy", "rest_of_run", "cuda_context"];
         self.parts.iter().filter(|(name, _)| besides.contains(name)).map(|(_, bytes)| bytes).sum()
     }
 

@@ -167,7 +167,7 @@ fn notes(run: &Run, request: &Request, device: Device, calibrated: bool) -> Vec<
     );
     note(
         request.gpu.is_some(),
-        "Shares of a GPU's rate were measured on one H100 with one rank (docs/benchmarks/nvidia-h100-80gb-hbm3.md); for other GPUs \
+        "Shares of a GPU's rate were measured on one H200 with one rank (docs/benchmarks/nvidia-h200.md); for other GPUs \
          they are assumed.",
     );
     note(

@@ -1,6 +1,6 @@
 //! How fast steps are: on a GPU by the shares of its rate that were measured, or from a measured step.
 //!
-//! The shares come from one H100 (docs/benchmarks/nvidia-h100-80gb-hbm3.md); docs/planning.md tells how.
+//! The shares come from one H200 (docs/benchmarks/nvidia-h200.md); docs/planning.md tells how.
 
 use configs::parameters::Tensors;
 use configs::{Dtype, Flops, Gpu, LanguageModelSizes, Reduction, Run, Stage};
@@ -10,16 +10,16 @@ use super::shares::most_slices;
 use super::traffic::Traffic;
 
 /// Shares of a GPU's rate on its data sheet, of whole steps of ViT-g at 128 images: the image encoder without a graph.
-const ENCODER_SHARE: f64 = 0.51;
+const ENCODER_SHARE: f64 = 0.52;
 /// The Q-Former and its heads, whose products are small.
-const QFORMER_SHARE: f64 = 0.267;
+const QFORMER_SHARE: f64 = 0.334;
 /// OPT-2.7B, forward and back to its inputs.
-const OPT_SHARE: f64 = 0.49;
-/// FlanT5-XL, from one run of an earlier build at 64 images.
-const T5_SHARE: f64 = 0.17;
+const OPT_SHARE: f64 = 0.514;
+/// FlanT5-XL, of many small kernels.
+const T5_SHARE: f64 = 0.275;
 /// Seconds in which the processor launches the kernels of one layer of the Q-Former for one slice of stage 1: a batch of 32 takes
-/// hardly less time than one of 128 (docs/gpu.md). 0.104 s for 12 layers.
-const LAUNCH_S_PER_LAYER: f64 = 0.104 / 12.0;
+/// hardly less time than one of 128 (docs/gpu.md, an earlier build). 0.09 s for 12 layers.
+const LAUNCH_S_PER_LAYER: f64 = 0.09 / 12.0;
 /// Seconds of an update without its reading and writing.
 const UPDATE_S: f64 = 2.1e-3;
 /// Bytes that AdamW reads and writes for each trained parameter: weight, gradient and both moments; three of them again.
@@ -197,18 +197,16 @@ mod tests {
         let run = preset(name, &all);
         // Random inputs that lay in memory: no decoding.
         let steps = Steps { run: &run, stage: &run.stages[stage], ranks: 1, image_bytes: 1.0 };
-        steps.on(Gpu::named("h100").unwrap(), Traffic::default()).unwrap()
+        steps.on(Gpu::named("h200").unwrap(), Traffic::default()).unwrap()
     }
 
-    /// Rows of docs/benchmarks/nvidia-h100-80gb-hbm3.md and docs/gpu.md. 10 % for the two that the shares were taken from: they are
-    /// means of both; more for the others, which were measured once and with earlier builds.
+    /// Rows of docs/benchmarks/nvidia-h200.md, which the shares were taken from.
     #[test]
-    fn the_speed_of_measured_steps_on_an_h100() {
+    fn the_speed_of_measured_steps_on_an_h200() {
         for (name, stage, batch, measured, within) in [
-            ("vitg_opt2.7b", 0, 128, 506.1, 0.1),
-            ("vitg_opt2.7b", 1, 128, 387.9, 0.1),
-            ("vitg_flant5xl", 1, 64, 255.0, 0.1),
-            ("vitg_opt2.7b", 0, 32, 205.0, 0.2),
+            ("vitg_opt2.7b", 0, 128, 565.8, 0.03),
+            ("vitg_opt2.7b", 1, 128, 406.7, 0.03),
+            ("vitg_flant5xl", 1, 128, 358.3, 0.03),
         ] {
             let found = speed(name, &[], stage, batch).images_per_s;
             assert!((found / measured - 1.0).abs() < within, "{name} {stage} {batch}: {found:.1}, measured {measured}");

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::process;
 
 /// How long the trial may take: two ranks start, add and end in 2 s here.
+/// Time for srun to list what it knows.
+const LISTED: Duration = Duration::from_secs(20);
 const TRIAL: Duration = Duration::from_secs(90);
 
 /// Tasks of one step.
@@ -42,7 +44,9 @@ pub fn flags(tasks: Tasks) -> Vec<String> {
 
 /// Whether srun knows PMIx at all; `Err` says in words that it does not.
 pub fn has_pmix(srun: &Path) -> Result<(), String> {
-    let listed = Command::new(srun).arg("--mpi=list").output().map_err(|error| error.to_string())?;
+    let listed =
+        process::output_within(Command::new(srun).arg("--mpi=list"), LISTED).map_err(|error| error.to_string())?;
+    let listed = listed.ok_or_else(|| format!("`srun --mpi=list` did not end within {} s", LISTED.as_secs()))?;
     let kinds = [listed.stdout, listed.stderr].concat();
     match String::from_utf8_lossy(&kinds).contains("pmix") {
         true => Ok(()),

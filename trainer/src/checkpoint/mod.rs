@@ -336,7 +336,7 @@ impl RunPrefix {
     /// # Errors
     /// Errors of the store.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.storage.delete_folder("", MANIFEST)
+        self.storage.delete_all(MANIFEST)
     }
 
     /// Writes a rank's part of a checkpoint into its folder.

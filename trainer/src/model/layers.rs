@@ -155,8 +155,7 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask<'_>, f
     merge_heads(&out)
 }
 
-/// [`attention`] of all tokens of an image to each other. On a GPU, where nothing is trained, the fused kernel is cuDNN's, which
-/// takes two thirds of the time of libtorch's choice at 257 tokens and 88 features a head (docs/gpu.md).
+/// [`attention`] of all tokens of an image to each other. On a GPU, outside of gradients, the fused kernel is cuDNN's, which takes two thirds of the time of libtorch's choice at 257 tokens and 88 features a head (docs/gpu.md).
 ///
 /// # Shapes
 /// `query`, `key`, `value`, result: `[B, P, D]`.
