@@ -136,7 +136,8 @@ impl State {
     /// The gradients in the flat space, 0 where a parameter was not used; they are taken: the parameters are new leaves,
     /// at which the next backward pass starts from nothing.
     pub fn take_gradients(&self) -> Tensor {
-        let leaves = self.parameters.take().expect("invariant: a backward pass has gone to the leaves");
+        // Where nobody has asked for leaves, nothing has gathered.
+        let leaves = self.parameters.take().unwrap_or_else(|| self.views());
         let own = |segment: &Segment| leaves.get(&segment.name).expect("invariant: a segment has a parameter").grad();
         let Some(kind) = self.copy.borrow().as_ref().map(Tensor::kind) else { return self.flat(Kind::Float, own) };
         let of_copy = |segment: &Segment| leaves.copy(&segment.name, kind).expect("invariant: all have copies").grad();
