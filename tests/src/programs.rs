@@ -75,3 +75,13 @@ pub fn needed_libraries(file: &Path) -> Vec<String> {
     let needed = text.lines().filter(|line| line.contains("(NEEDED)"));
     needed.filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned())).collect()
 }
+
+/// Options of `blip2 launch` for a run that is about its launch: few scenes, and no restart.
+pub const FEW_SCENES: [&str; 6] = [
+    "--set",
+    "data.sources[0].scenes=200",
+    "--set",
+    "data.sources[0].test_scenes=0",
+    "--set",
+    "cluster.restarts.max=0",
+];

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration_tests::blip2::{blip2, stderr, stdout};
-use integration_tests::programs::{all_output, built, run_within};
+use integration_tests::programs::{FEW_SCENES, all_output, built, run_within};
 use integration_tests::skip::skip;
 use integration_tests::stand_ins::StandIns;
 use serde_json::{Value, json};
@@ -281,22 +281,13 @@ fn the_report_has_the_same_bar_and_faults() {
 /// A rank that does nothing until it is told to end.
 const WAITS: &str =
     "#!/bin/sh\necho >\"$0.began\"\nwhile [ ! -e \"$0.go\" ]; do sleep 0.05; done\necho '{\"event\":\"done\"}'\n";
-const SMALL: [&str; 6] = [
-    "--set",
-    "data.sources[0].scenes=200",
-    "--set",
-    "data.sources[0].test_scenes=0",
-    "--set",
-    "cluster.restarts.max=0",
-];
-
 #[test]
 fn a_launch_serves_the_page_as_long_as_it_lasts() {
     let site = StandIns::new();
     site.script("blip2-rank", WAITS);
     let launch = |port: &str| {
         let mut command = site.blip2(&["launch", "tiny", "--ranks", "1", "--dashboard", port]);
-        command.args(SMALL);
+        command.args(FEW_SCENES);
         command
     };
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use integration_tests::blip2::{stderr, stdout};
-use integration_tests::programs::built;
+use integration_tests::programs::{FEW_SCENES, built};
 
 /// What a training stand-in begins with: the note about itself that every rank writes.
 const NOTE: &str = r#"#!/bin/sh
@@ -69,7 +69,7 @@ impl Bench {
     /// `blip2 launch tiny` with a small corpus.
     fn launch(&self, more: &[&str]) -> Command {
         let mut command = self.blip2(&["launch", "tiny"]);
-        command.args(SMALL).args(more);
+        command.args(FEW_SCENES).args(more);
         command
     }
 
@@ -87,15 +87,6 @@ impl Bench {
         Some(note["pid"].as_u64()? as u32)
     }
 }
-
-const SMALL: [&str; 6] = [
-    "--set",
-    "data.sources[0].scenes=200",
-    "--set",
-    "data.sources[0].test_scenes=0",
-    "--set",
-    "cluster.restarts.max=0",
-];
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
@@ -128,8 +119,10 @@ fn one_rank_is_a_plain_child_that_is_told_everything() {
     let bench = Bench::new(TRAINS);
     let output = bench.launch(&["--ranks", "1", "--fresh", "--set", "run.seed=7"]).output().unwrap();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
-    let expected =
-        format!("train preset:tiny {} --set run.seed=7 --fresh --progress json --exit-on-stdin-eof", SMALL.join(" "));
+    let expected = format!(
+        "train preset:tiny {} --set run.seed=7 --fresh --progress json --exit-on-stdin-eof",
+        FEW_SCENES.join(" ")
+    );
     assert_eq!(bench.text("arguments-0").trim(), expected);
     assert_eq!(bench.text("threads-0").trim(), "1 1");
     assert!(bench.path("runs/tiny/shards/corpus.json").exists(), "the corpus was not written");
@@ -372,7 +365,7 @@ fn evaluations_print_a_table_or_the_result() {
 #[test]
 fn the_demo_goes_to_its_report_and_does_nothing_twice() {
     let bench = Bench::new(ALL);
-    let demo = || bench.blip2(&["demo", "--set", "cluster.ranks_per_node=1"]).args(SMALL).output().unwrap();
+    let demo = || bench.blip2(&["demo", "--set", "cluster.ranks_per_node=1"]).args(FEW_SCENES).output().unwrap();
     let output = demo();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     let shown = stdout(&output);

@@ -127,7 +127,7 @@ impl Feed {
     }
 
     /// Whether this rank was asked to leave after the present step.
-    pub fn is_last_step(&self) -> bool {
+    pub fn is_to_leave(&self) -> bool {
         self.activity.is_to_leave()
     }
 

@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
     /// this rank was asked to leave after the present step. What goes wrong is told when the slices are taken. Only this rank takes
     /// part. The present step waits for the samples, as the next one would.
     pub fn encode_ahead(&mut self, key: StepKey, share: Share) {
-        if key.step >= self.stage.steps() || self.stage.train_image_encoder() || self.feed.is_last_step() {
+        if key.step >= self.stage.steps() || self.stage.train_image_encoder() || self.feed.is_to_leave() {
             return;
         }
         if self.ahead.is_none() {

@@ -3,6 +3,7 @@
 mod cache;
 pub mod clip;
 pub mod clip_vit;
+mod cross_attention;
 pub mod eva_vit;
 pub mod image_tower;
 pub mod language_tower;

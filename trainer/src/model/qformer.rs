@@ -7,6 +7,8 @@ use configs::{Attention, QFormer as Sizes};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{Look, Own, Shared};
+pub use super::cross_attention::ImageKeyValues;
+use super::cross_attention::{CrossAttention, Looked};
 use super::layers::{AttentionForm, LayerNorm, Linear, Mask, attention, causal_mask, dropout};
 use super::packing::Layout;
 use super::tensors::{Init, Scope};
@@ -70,14 +72,6 @@ struct SelfAttention {
 }
 
 #[derive(Debug)]
-struct CrossAttention {
-    query: Linear,
-    key_value: Linear,
-    out: Output,
-    form: AttentionForm,
-}
-
-#[derive(Debug)]
 struct Mlp {
     up: Linear,
     out: Output,
@@ -85,7 +79,7 @@ struct Mlp {
 
 /// Projection, dropout, residual, norm: how every part of a BERT layer ends.
 #[derive(Debug)]
-struct Output {
+pub(super) struct Output {
     dense: Linear,
     norm: LayerNorm,
     dropout: f64,
@@ -112,58 +106,6 @@ pub struct QueryPass {
 pub struct TextCache {
     layers: Vec<(Shared, Own)>,
     written: i64,
-}
-
-/// Keys and values of the visual tokens of one set of images or more, each looked at by one row of queries or more.
-#[derive(Debug)]
-pub struct ImageKeyValues(Vec<ImageSet>);
-
-/// Keys and values of `B` images.
-#[derive(Debug)]
-struct ImageSet {
-    /// `[B, P, 2H]` for each layer with cross-attention.
-    layers: Vec<Option<Tensor>>,
-    /// Rows of queries that look at each image.
-    looks: i64,
-}
-
-/// Keys and values of a set of images in one layer, `[B, P, 2H]`, and the rows of queries that look at each of them.
-type Looked<'a> = (&'a Tensor, i64);
-
-impl ImageKeyValues {
-    /// Several sets of images, each with the number of times that it is looked at: the rows of queries are those that look at
-    /// the first set, image by image, as often as that is; then those of the second one, and so on. Nothing is copied.
-    pub fn looked_at(sets: &[(&Self, i64)]) -> Self {
-        let again = |(images, looks): &(&Self, i64)| {
-            let looks = *looks;
-            images
-                .0
-                .iter()
-                .map(move |set| ImageSet {
-                    layers: set.layers.iter().map(|it| it.as_ref().map(Tensor::shallow_clone)).collect(),
-                    looks: looks * set.looks,
-                })
-                .collect::<Vec<_>>()
-        };
-        Self(sets.iter().flat_map(again).collect())
-    }
-
-    /// The images of a single set with these numbers, each as often as it is named.
-    ///
-    /// # Shapes
-    /// `rows`: `[n]`, i64, where the images are.
-    pub fn rows(&self, rows: &Tensor) -> Self {
-        let of_set = |set: &ImageSet| {
-            let layer = |of_layer: &Option<Tensor>| Some(of_layer.as_ref()?.index_select(0, rows));
-            ImageSet { layers: set.layers.iter().map(layer).collect(), looks: set.looks }
-        };
-        Self(self.0.iter().map(of_set).collect())
-    }
-
-    /// What is seen in one layer; nothing where that has no cross-attention.
-    fn layer(&self, index: usize) -> Option<Vec<Looked<'_>>> {
-        self.0.iter().map(|set| Some((set.layers[index].as_ref()?, set.looks))).collect()
-    }
 }
 
 impl QFormer {
@@ -221,8 +163,8 @@ impl QFormer {
     /// # Shapes
     /// `image`: `[B, P, V]`, after `ln_vision`.
     pub fn image_key_values(&self, image: &Tensor) -> ImageKeyValues {
-        let project = |layer: &Layer| layer.cross.as_ref().map(|cross| cross.key_value.forward(image));
-        ImageKeyValues(vec![ImageSet { layers: self.layers.iter().map(project).collect(), looks: 1 }])
+        let project = |layer: &Layer| layer.cross.as_ref().map(|cross| cross.key_values(image));
+        ImageKeyValues::of(self.layers.iter().map(project).collect())
     }
 
     /// The queries look at the images: for ITC and stage 2.
@@ -462,48 +404,6 @@ fn thirds(x: &Tensor) -> [Tensor; 3] {
     x.chunk(3, 2).try_into().expect("invariant: queries, keys and values are equally wide")
 }
 
-impl CrossAttention {
-    fn new(scope: &Scope<'_>, hidden: i64, image_width: i64, form: AttentionForm) -> Result<Self, TrainerError> {
-        let part = |name: &str, input| starting(&scope.at("attention").at(name), input, hidden, hidden);
-        Ok(Self {
-            query: part("query", hidden)?,
-            key_value: Linear::fused(&[part("key", image_width)?, part("value", image_width)?]),
-            out: Output::new(&scope.at("output"), hidden, hidden, form.dropout)?,
-            form,
-        })
-    }
-
-    /// # Shapes
-    /// `x`: `[B · Q, H]`, where `B` rows look at `images`; result: the same.
-    fn forward(&self, x: &Tensor, images: &[Looked<'_>]) -> Tensor {
-        let rows = |(image, looks): &Looked<'_>| looks * image.size()[0];
-        let queries = x.size()[0] / images.iter().map(rows).sum::<i64>();
-        let query = self.query.forward(x);
-        let seen = match images {
-            [one] => self.look(&query, *one),
-            several => {
-                let lengths: Vec<i64> = several.iter().map(|set| queries * rows(set)).collect();
-                let parts = query.split_with_sizes(lengths, 0);
-                let seen: Vec<Tensor> = parts.iter().zip(several).map(|(part, set)| self.look(part, *set)).collect();
-                Tensor::cat(&seen, 0)
-            }
-        };
-        self.out.forward(&seen, x)
-    }
-
-    /// All rows of queries that look at an image look at once, as one longer row: its keys and values are read once.
-    ///
-    /// # Shapes
-    /// `query`: `[looks · B · Q, H]`; result: the same.
-    fn look(&self, query: &Tensor, (image, looks): Looked<'_>) -> Tensor {
-        let (rows, width) = (image.size()[0], image.size()[2] / 2);
-        let halves = image.chunk(2, 2);
-        let query = query.view([looks, rows, -1, width]).transpose(0, 1).reshape([rows, -1, width]);
-        let seen = attention(&query, &halves[0], &halves[1], Mask::Open, self.form);
-        seen.view([rows, looks, -1, width]).transpose(0, 1).reshape([-1, width])
-    }
-}
-
 impl Mlp {
     fn new(scope: &Scope<'_>, names: [&str; 2], hidden: i64, inner: i64, p: f64) -> Result<Self, TrainerError> {
         let [up, down] = names;
@@ -519,12 +419,12 @@ impl Mlp {
 }
 
 impl Output {
-    fn new(scope: &Scope<'_>, input: i64, hidden: i64, dropout: f64) -> Result<Self, TrainerError> {
+    pub(super) fn new(scope: &Scope<'_>, input: i64, hidden: i64, dropout: f64) -> Result<Self, TrainerError> {
         let dense = starting(&scope.at("dense"), input, hidden, hidden)?;
         Ok(Self { dense, norm: LayerNorm::new(&scope.at("LayerNorm"), hidden, EPS)?, dropout })
     }
 
-    fn forward(&self, x: &Tensor, residual: &Tensor) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Tensor {
         self.norm.forward(&(dropout(self.dense.forward(x), self.dropout) + residual))
     }
 }
