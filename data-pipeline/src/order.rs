@@ -1,9 +1,16 @@
 //! Which rows make a step: a pure function of the seed, the row counts and the step number.
 //!
 //! Nothing is saved to resume and nothing is replayed: seeking is arithmetic. The row groups of an epoch are put into
-//! one line by a keyed permutation; lane `l` of `L` is the `l`-th equal interval of that line; rows are shuffled inside
-//! a lane in windows of whole row groups. A step takes the same number of rows from each lane, so a row group is read
-//! by one rank (two at a lane's border), whatever the number of ranks is.
+//! one line by a keyed permutation; the line of `N` rows is cut into `L` intervals at `⌊kN/L⌋`, one for each lane; rows are
+//! shuffled inside a lane in windows of whole row groups. A step takes the same number of rows from each lane, so a row
+//! group is read by one rank (two at an interval's border), whatever the number of ranks is.
+//!
+//! # Guarantee
+//! Every epoch draws every row exactly once, for any number of rows, lanes, windows and ranks. Where `L` does not divide
+//! `N`, intervals differ by one row; lane `l` takes interval `(l + epoch) mod L` then, so that all lanes pass into an epoch
+//! within one draw of each other, for ever. After `n` draws of each lane, every row has been drawn `⌊(n - 1) L/N⌋` times at
+//! least (never less than 0) and `⌈(n + 1) L/N⌉` times at most, and two draws of one row are less than `2N/L + 2` draws of a
+//! lane apart. Where `L` divides `N`, lane `l` keeps interval `l`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -57,6 +64,13 @@ impl Permutation {
             }
         }
     }
+}
+
+/// Rows of a line that a lane draws in one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Interval {
+    start: u64,
+    end: u64,
 }
 
 /// One row's place in the data.
@@ -154,9 +168,10 @@ impl Order {
         self.layout.window_row_groups
     }
 
-    /// Rows of one lane in one epoch.
-    pub fn lane_rows(&self) -> u64 {
-        self.total / self.layout.lanes
+    /// Rows that a lane draws in its first epoch: `⌊N/L⌋`, or one more.
+    pub fn first_epoch_rows(&self, lane: u64) -> u64 {
+        let Interval { start, end } = self.interval(lane, 0);
+        end - start
     }
 
     /// Rows that a lane gives to each step.
@@ -186,15 +201,21 @@ impl Order {
         line
     }
 
-    /// First row of a lane in the line of an epoch.
-    fn lane_start(&self, lane: u64) -> u64 {
-        (u128::from(lane) * u128::from(self.total) / u128::from(self.layout.lanes)) as u64
+    /// First place of the `k`-th interval, on a line that repeats for ever.
+    fn interval_start(&self, k: u64) -> u64 {
+        (u128::from(k) * u128::from(self.total) / u128::from(self.layout.lanes)) as u64
+    }
+
+    /// The places of an epoch's line that a lane draws.
+    fn interval(&self, lane: u64, epoch: u64) -> Interval {
+        let lanes = self.layout.lanes;
+        let k = if self.total.is_multiple_of(lanes) { lane } else { (lane + epoch) % lanes };
+        Interval { start: self.interval_start(k), end: self.interval_start(k + 1) }
     }
 
     /// First and last-but-one place in the line of a window's rows.
     fn window_range(&self, line: &Line, id: &WindowId) -> (u64, u64) {
-        let start = self.lane_start(id.lane);
-        let end = start + self.lane_rows();
+        let Interval { start, end } = self.interval(id.lane, id.epoch);
         let first_group = line.starts.partition_point(|s| *s <= start) as u64 - 1;
         let cut = |number: u64| {
             let group = (first_group + number * self.layout.window_row_groups).min(line.groups.len() as u64);
@@ -218,11 +239,25 @@ impl Order {
         line.groups[first..last].iter().filter(|g| self.rows[**g as usize] > 0).map(|g| *g as usize).collect()
     }
 
+    /// The epoch of a lane's `n`-th draw, and the draw's number in it.
+    fn epoch_of(&self, lane: u64, n: u64) -> (u64, u64) {
+        let (lanes, total) = (self.layout.lanes, self.total);
+        if total.is_multiple_of(lanes) {
+            let rows = total / lanes;
+            return (n / rows, n % rows);
+        }
+        // With intervals `lane`, `lane + 1` … one behind the other, the draw has this place on the repeating line. Its
+        // interval is the last one that starts at or before it.
+        let place = self.interval_start(lane) + n;
+        let k = ((u128::from(place) + 1) * u128::from(lanes)).div_ceil(u128::from(total)) as u64 - 1;
+        (k - lane, place - self.interval_start(k))
+    }
+
     /// The `n`-th draw of `lane` since the start of the run.
     pub fn draw(&self, lane: u64, n: u64) -> Draw {
-        let (epoch, offset) = (n / self.lane_rows(), n % self.lane_rows());
+        let (epoch, offset) = self.epoch_of(lane, n);
         let line = self.line(epoch);
-        let start = self.lane_start(lane);
+        let Interval { start, .. } = self.interval(lane, epoch);
         let place = start + offset;
         let first_group = line.starts.partition_point(|s| *s <= start) as u64 - 1;
         let group = line.starts.partition_point(|s| *s <= place) as u64 - 1;
@@ -256,7 +291,7 @@ impl Order {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     proptest! {
         #[test]
@@ -268,28 +303,75 @@ mod tests {
         }
 
         #[test]
-        fn an_epoch_covers_each_row_at_most_once_and_all_but_the_remainder(
+        fn every_epoch_draws_every_row_once_within_the_stated_delay(
             rows in prop::collection::vec(0u32..40, 1..60), lanes in 1u64..9, window in 1u64..6, seed: u64,
         ) {
             let total: u64 = rows.iter().map(|r| u64::from(*r)).sum();
             prop_assume!(total >= lanes);
             let layout = Layout { seed, lanes, window_row_groups: window, global_batch: lanes };
             let order = Order::new(layout, rows.clone()).unwrap();
-            for epoch in 0..2 {
-                let mut seen = HashSet::new();
+            let mut drawn: HashMap<(usize, usize), Vec<u64>> = HashMap::new();
+            let mut seen: HashSet<Address> = HashSet::new();
+            let epochs = 3;
+            for n in 0..(epochs * total).div_ceil(lanes) + 1 {
                 for lane in 0..lanes {
-                    for n in 0..order.lane_rows() {
-                        let draw = order.draw(lane, epoch * order.lane_rows() + n);
-                        prop_assert_eq!(draw.window.epoch, epoch);
-                        prop_assert!(draw.offset < order.window_rows(&draw.window));
-                        let address = order.address(&draw.window, draw.offset);
-                        prop_assert!(address.row < rows[address.row_group] as usize);
-                        prop_assert!(order.window_groups(&draw.window).contains(&address.row_group));
-                        prop_assert!(seen.insert(address), "drawn twice: {:?}", address);
-                    }
+                    let draw = order.draw(lane, n);
+                    prop_assert!(draw.offset < order.window_rows(&draw.window));
+                    let address = order.address(&draw.window, draw.offset);
+                    prop_assert!(address.row < rows[address.row_group] as usize);
+                    prop_assert!(order.window_groups(&draw.window).contains(&address.row_group));
+                    prop_assert!(seen.insert(address), "drawn twice: {:?}", address);
+                    drawn.entry((address.row_group, address.row)).or_default().push(n);
                 }
-                prop_assert_eq!(seen.len() as u64, total / lanes * lanes);
+                let draws = n + 1;
+                let least = ((draws - 1) * lanes / total) as usize;
+                let most = ((draws + 1) * lanes).div_ceil(total) as usize;
+                if least > 0 {
+                    prop_assert_eq!(drawn.len() as u64, total, "after {} draws of each lane", draws);
+                }
+                for times in drawn.values() {
+                    prop_assert!((least..=most).contains(&times.len()), "{} of {}..={}", times.len(), least, most);
+                }
             }
+            for times in drawn.values() {
+                let far = times.windows(2).all(|two| (two[1] - two[0]) * lanes < 2 * total + 2 * lanes);
+                prop_assert!(far, "{times:?}");
+            }
+            for epoch in 0..epochs {
+                prop_assert_eq!(seen.iter().filter(|address| address.epoch == epoch).count() as u64, total);
+            }
+        }
+
+        #[test]
+        fn ranks_together_draw_what_one_rank_draws(
+            rows in prop::collection::vec(1u32..40, 4..60), world in 1u64..5, per_rank in 1u64..4, step in 0u64..500,
+        ) {
+            let lanes = world * per_rank;
+            let total: u64 = rows.iter().map(|r| u64::from(*r)).sum();
+            prop_assume!(total >= lanes);
+            let layout = Layout { seed: 3, lanes, window_row_groups: 2, global_batch: 2 * lanes };
+            let order = Order::new(layout, rows).unwrap();
+            let ranks = (0..world).flat_map(|rank| order.step(step, rank * per_rank..(rank + 1) * per_rank));
+            prop_assert_eq!(ranks.collect::<Vec<_>>(), order.step(step, 0..lanes));
+        }
+    }
+
+    /// The set of a report: one row was not drawn in 6.4 epochs.
+    #[test]
+    fn all_of_753_rows_in_8_lanes_are_drawn_in_every_epoch() {
+        let rows: Vec<u32> = (0..8).map(|group| if group < 7 { 100 } else { 53 }).collect();
+        for window_row_groups in [1, 2, 16] {
+            let order = Order::new(Layout { seed: 42, lanes: 8, window_row_groups, global_batch: 8 }, rows.clone());
+            let order = order.unwrap();
+            let mut drawn = HashSet::new();
+            for lane in 0..8 {
+                for n in 0..order.first_epoch_rows(lane) {
+                    let Draw { window, offset } = order.draw(lane, n);
+                    assert_eq!(window.epoch, 0);
+                    drawn.insert(order.address(&window, offset));
+                }
+            }
+            assert_eq!(drawn.len(), 753);
         }
     }
 
@@ -318,7 +400,8 @@ mod tests {
         let (a, b) = (order(1), order(2));
         let same_seed = (0..100).filter(|n| first(&a, *n) == first(&b, *n)).count();
         assert!(same_seed < 10);
-        let rows = |epoch: u64| (0..100).map(|n| first(&a, epoch * a.lane_rows() + n).row_group).collect::<Vec<_>>();
+        let rows =
+            |epoch: u64| (0..100).map(|n| first(&a, epoch * a.first_epoch_rows(0) + n).row_group).collect::<Vec<_>>();
         assert_ne!(rows(0), rows(1));
     }
 
