@@ -10,6 +10,7 @@ use turbojpeg_sys as sys;
 
 use super::markers::{first_scan_is_all, is_cut};
 use super::part::Part;
+use super::raster::ink_level;
 use super::{DecodeLimits, ImageError, Region, RgbImage, Shrink};
 
 /// Progressive files with more scans are an attack: the standard's encoders write about ten
@@ -58,15 +59,12 @@ pub(super) fn decode_view(
     Ok(part.view)
 }
 
-/// Pillow's conversion (`Convert.c`, `cmyk2rgb`), after the inversion that its JPEG reader always does because Adobe
-/// stores inks inverted: with `255 - ink` stored, paper is 255.
+/// Pillow's conversion, after the inversion that its JPEG reader always does because Adobe stores inks inverted: with
+/// `255 - ink` stored, paper is 255.
 fn cmyk_to_rgb(inks: &[u8], pixels: &mut [u8]) {
     for (pixel, ink) in pixels.chunks_exact_mut(3).zip(inks.chunks_exact(4)) {
-        let not_black = u32::from(ink[3]);
         for (level, stored) in pixel.iter_mut().zip(ink) {
-            let product = (255 - u32::from(*stored)) * not_black + 128;
-            // a * b / 255, rounded, as MULDIV255.
-            *level = not_black.saturating_sub(((product >> 8) + product) >> 8) as u8;
+            *level = ink_level(255 - stored, ink[3]);
         }
     }
 }

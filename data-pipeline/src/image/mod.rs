@@ -2,12 +2,16 @@
 //!
 //! The reference is Pillow 13 `Image.open(…).convert("RGB")` and `resize(…, BICUBIC)`, because that is what the
 //! published models were trained with. With libjpeg-turbo, JPEG pixels are bit-exact with it (both use libjpeg-turbo's accurate integer
-//! DCT and smooth chroma upsampling), PNG, WebP and GIF pixels are equal too, and so is every bit that
+//! DCT and smooth chroma upsampling), PNG, WebP, GIF, BMP and TIFF pixels are equal too, and so is every bit that
 //! [`Resampling::PillowExact`] makes.
 
+mod bmp;
 mod error;
+mod format;
 #[cfg(feature = "libjpeg-turbo")]
 mod jpeg;
+#[cfg(feature = "jpeg-xl")]
+mod jxl;
 mod markers;
 mod normalize;
 #[cfg(feature = "libjpeg-turbo")]
@@ -16,9 +20,11 @@ mod raster;
 mod resampler;
 mod resize;
 mod simd;
+mod tiff;
 mod weights;
 
-pub use error::ImageError;
+pub use error::{ImageError, REASONS};
+pub use format::{Format, UnreadFormat};
 pub use normalize::{Flip, Normalization, REFERENCE_NORMALIZATION};
 pub use resize::{Region, Resampling, resize};
 
@@ -33,7 +39,7 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
-/// Which JPEG decoder is built in, for `doctor` and benchmark reports.
+/// The JPEG decoder that is built in, for `doctor` and benchmark reports.
 pub fn jpeg_decoder() -> &'static str {
     env!("BLIP2_JPEG_DECODER")
 }
@@ -52,7 +58,7 @@ pub enum Shrink {
     },
 }
 
-/// What an image may ask for before a single pixel is allocated.
+/// Limits on an image's header, checked before a single pixel is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// The most pixels (width x height) an image may have.
@@ -88,47 +94,25 @@ impl DecodeLimits {
     }
 }
 
-/// The formats that are read, told apart by their first bytes, never by a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Baseline and progressive, grayscale, YCbCr, RGB, CMYK and YCCK.
-    Jpeg,
-    /// All bit depths and colour types; of an animation the default image.
-    Png,
-    /// Lossy and lossless; of an animation the first frame.
-    WebP,
-    /// The first frame.
-    Gif,
-}
-
-impl Format {
-    /// The format of an encoded image.
-    ///
-    /// # Errors
-    /// `Empty`, `NotAnImage`, or `Unsupported` for formats that are recognised but not read (BMP, TIFF, AVIF, …).
-    pub fn sniff(bytes: &[u8]) -> Result<Self, ImageError> {
-        match bytes {
-            [] => Err(ImageError::Empty),
-            [0xff, 0xd8, 0xff, ..] => Ok(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => Ok(Self::Png),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Self::WebP),
-            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Self::Gif),
-            [b'B', b'M', ..] => Err(ImageError::Unsupported("BMP".into())),
-            [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Err(ImageError::Unsupported("TIFF".into())),
-            [_, _, _, _, b'f', b't', b'y', b'p', ..] => {
-                Err(ImageError::Unsupported("AVIF, HEIF or another ISO media file".into()))
-            }
-            _ => Err(ImageError::NotAnImage { start: bytes[..bytes.len().min(16)].escape_ascii().to_string() }),
-        }
-    }
-}
+/// Room for the alpha of an image, for those who blend it; stays empty where the image is opaque.
+type Alpha<'a> = Option<&'a mut Vec<u8>>;
 
 /// The RGB pixels of an encoded image.
 ///
 /// Equal to Pillow's `convert("RGB")`: alpha is dropped, not blended; palettes are expanded; CMYK is converted without
-/// a colour profile; EXIF orientation and embedded colour profiles are ignored; of an animation the first frame
-/// counts. 16-bit colour keeps its high byte, while 16-bit grayscale PNG saturates at 255 (Pillow clips there).
+/// a colour profile; EXIF orientation (but not TIFF's own) and embedded colour profiles are ignored; of an animation
+/// the first frame counts, of a TIFF the first page. 16-bit colour keeps its high byte, while 16-bit grayscale PNG and
+/// TIFF saturate at 255 (Pillow clips there).
 /// Known difference: where the first frame of a GIF does not cover its canvas, the rest is black here.
+///
+/// `Unsupported`, of formats that are read:
+/// - JPEG of more than 8 bits per sample;
+/// - BMP of 2 bits or 64 bits, with JPEG, PNG or OS/2's own compressions, or with masks that cut through bytes other
+///   than 5-5-5 and 5-6-5;
+/// - TIFF with samples of 12 or 32 bits, signed or floating-point ones; 16-bit gray with white as 0; YCbCr outside of
+///   JPEG, Lab, premultiplied gray, palettes with alpha; planes other than those of 8-bit RGB; compression by CCITT fax
+///   codes, old JPEG, zstd, LZMA or WebP; JPEG of CMYK;
+/// - JPEG XL (with the feature `jpeg-xl`) of inks.
 ///
 /// # Errors
 /// See [`ImageError`]. The size in the header is checked against `limits` before pixels are allocated.
@@ -136,6 +120,32 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, ImageErro
     let mut image = RgbImage::default();
     decode_into(bytes, limits, &mut image)?;
     Ok(image)
+}
+
+/// [`decode`] for formats that the `image` crate does not read, with the alpha that it drops; none of an opaque image.
+///
+/// # Errors
+/// Those of [`decode`]; `Unsupported` for other formats.
+pub(crate) fn decode_with_alpha(bytes: &[u8], limits: &DecodeLimits) -> Result<(RgbImage, Vec<u8>), ImageError> {
+    let (mut image, mut alpha) = (RgbImage::default(), Vec::new());
+    match Format::sniff(bytes)? {
+        Format::Bmp => bmp::decode(bytes, limits, &mut image, Some(&mut alpha))?,
+        Format::Tiff => tiff::decode(bytes, limits, &mut image, Some(&mut alpha))?,
+        other => return Err(ImageError::Unsupported(format!("the alpha of {}", other.name()))),
+    }
+    Ok((image, alpha))
+}
+
+/// Width and height in the header, for the formats of [`decode_with_alpha`].
+///
+/// # Errors
+/// Those of [`decode_with_alpha`].
+pub(crate) fn header_size(bytes: &[u8]) -> Result<(u32, u32), ImageError> {
+    match Format::sniff(bytes)? {
+        Format::Bmp => bmp::size(bytes),
+        Format::Tiff => tiff::size(bytes),
+        other => Err(ImageError::Unsupported(format!("the header of {}", other.name()))),
+    }
 }
 
 /// [`decode`], reusing the memory of `image`. After an error the contents of `image` mean nothing.
@@ -172,6 +182,10 @@ pub fn decode_view(
         Format::Png => raster::decode_png(bytes, limits, image)?,
         Format::WebP => raster::decode_webp(bytes, limits, image)?,
         Format::Gif => raster::decode_gif(bytes, limits, image)?,
+        Format::Bmp => bmp::decode(bytes, limits, image, None)?,
+        Format::Tiff => tiff::decode(bytes, limits, image, None)?,
+        #[cfg(feature = "jpeg-xl")]
+        Format::JpegXl => jxl::decode(bytes, limits, image)?,
     }
     Ok(choose(image.width, image.height))
 }

@@ -9,11 +9,11 @@ use ::image::{ColorType, ImageDecoder, Limits};
 
 use super::{DecodeLimits, ImageError, RgbImage};
 
-/// Where IHDR holds width, height and colour type: after the signature, the chunk's length and its name.
+/// Position of width and height in IHDR, and of its colour type: after the signature, the chunk's length and its name.
 const PNG_SIZE: std::ops::Range<usize> = 16..24;
 const PNG_COLOR_TYPE: usize = 25;
 
-/// What 16-bit samples become.
+/// Conversion of 16-bit samples to 8 bits.
 #[derive(Clone, Copy)]
 enum Wide {
     /// Their high byte: colour, and gray with alpha.
@@ -103,6 +103,13 @@ fn to_rgb(raw: &[u8], color: ColorType, wide: Wide, pixels: &mut [u8]) -> Result
 
 fn native(pixel: &[u8], channel: usize) -> u16 {
     u16::from_ne_bytes([pixel[channel * 2], pixel[channel * 2 + 1]])
+}
+
+/// A level of red, green or blue by Pillow's conversion of inks (`Convert.c`, `cmyk2rgb`); `not_black` is 255 less black.
+pub(super) fn ink_level(ink: u8, not_black: u8) -> u8 {
+    let product = u32::from(ink) * u32::from(not_black) + 128;
+    // a * b / 255, rounded, as MULDIV255.
+    not_black.saturating_sub((((product >> 8) + product) >> 8) as u8)
 }
 
 /// The countable reason behind an error of the `image` crate.

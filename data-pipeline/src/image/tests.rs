@@ -36,16 +36,98 @@ fn reason_of(bytes: &[u8]) -> &'static str {
     decode(bytes, &DecodeLimits::default()).map_or_else(|error| error.reason(), |_| "none")
 }
 
+/// Files of BMP and TIFF with known pixels, which `tests/formats.rs` checks.
+fn golden() -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|path| std::fs::read(path).unwrap()).filter(|bytes| Format::sniff(bytes).is_ok()).collect()
+}
+
 #[test]
-fn every_kind_of_wrong_bytes_has_its_reason() {
-    assert_eq!(reason_of(b""), "empty");
-    assert_eq!(reason_of(b"<!DOCTYPE html><html>"), "not_an_image");
+fn every_reason_is_reached() {
+    let png = |width: [u8; 4], height: [u8; 4]| {
+        let mut png = generated()[1].clone();
+        png[16..20].copy_from_slice(&width);
+        png[20..24].copy_from_slice(&height);
+        png
+    };
+    let icon = b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0\x20\0".to_vec();
+    let inputs = [
+        ("empty", vec![]),
+        ("not_an_image", b"<!DOCTYPE html><html><svg></svg></html>".to_vec()),
+        ("unsupported_avif", b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf".to_vec()),
+        ("unsupported_heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec()),
+        ("unsupported_ico", icon),
+        ("unsupported_jpeg_2000", b"\0\0\0\x0cjP  \r\n\x87\n".to_vec()),
+        ("unsupported_jpeg_xl", b"\xff\x0a\0\0".to_vec()),
+        ("unsupported_svg", b"<?xml version='1.0'?>\n<!-- a drawing -->\n<svg width='1'/>".to_vec()),
+        ("unsupported", b"II*\0\x08\0\0\0\x03\0\0\x01\x03\0\x01\0\0\0\x09\0\0\0\x01\x01\x03\0\x01\0\0\0\x09\0\0\0\x03\x01\x03\0\x01\0\0\0\x04\0\0\0".to_vec()),
+        ("zero_sized", png([0; 4], [0, 0, 0, 9])),
+        ("too_many_pixels", png([0, 0, 0xff, 0xff], [0, 0, 0xff, 0xff])),
+        ("extreme_aspect", png([0, 0, 0xff, 0xff], [0, 0, 0, 3])),
+        ("truncated", b"\x89PNG\r\n\x1a\n".to_vec()),
+        ("corrupt", b"\xff\xd8\xff\xd9".to_vec()),
+    ];
+    assert!(inputs.iter().map(|(reason, _)| reason).eq(REASONS.iter().map(|(reason, _)| reason)));
+    for (reason, bytes) in inputs {
+        if cfg!(feature = "jpeg-xl") && reason == "unsupported_jpeg_xl" {
+            continue;
+        }
+        assert_eq!(reason_of(&bytes), reason);
+    }
+}
+
+#[test]
+fn formats_are_told_apart_by_their_first_bytes() {
+    let unread = |bytes: &[u8]| match Format::sniff(bytes) {
+        Err(ImageError::UnsupportedFormat(format)) => Some(format),
+        _ => None,
+    };
+    let brands =
+        |brands: &str| unread(&[&[0, 0, 0, 8 + brands.len() as u8], b"ftyp", brands.as_bytes(), b"avif"].concat());
+    assert_eq!(brands("avis\0\0\0\0avifmif1"), Some(UnreadFormat::Avif));
+    assert_eq!(brands("mif1\0\0\0\0heicmif1"), Some(UnreadFormat::Heic));
+    assert_eq!(brands("isom\0\0\0\0mp42avc1"), None);
+    assert_eq!(reason_of(b"\0\0\0\x18ftypisom\0\0\0\0mp42avc1"), "not_an_image");
+    for svg in ["<svg>", " \n<svg xmlns='x'>", "\u{feff}<?xml version='1.0'?><!DOCTYPE svg><svg:svg>"] {
+        assert_eq!(unread(svg.as_bytes()), Some(UnreadFormat::Svg), "{svg}");
+    }
+    for text in ["<svgx>", "<html><svg>", "svg", "<?xml version='1.0'?><html><svg>", "BMW makes cars and motorcycles"] {
+        assert_eq!(reason_of(text.as_bytes()), "not_an_image", "{text}");
+    }
     assert_eq!(reason_of(&[0; 100]), "not_an_image");
-    assert_eq!(reason_of(b"BM\x00\x00"), "unsupported");
-    assert_eq!(reason_of(b"\x00\x00\x00\x20ftypavif"), "unsupported");
-    assert_eq!(reason_of(b"\x89PNG\r\n\x1a\n"), "truncated");
-    assert_eq!(reason_of(b"\xff\xd8\xff\xe0"), "truncated");
-    assert_eq!(reason_of(b"\xff\xd8\xff\xd9"), "corrupt");
+    assert_eq!(reason_of(b"BM\0\0"), "truncated");
+    assert_eq!(Format::sniff(b"MM\0*").map(|format| (format.name(), format.mime())), Ok(("TIFF", "image/tiff")));
+    assert_eq!(Format::sniff(b"GIF89a").map(|format| (format.name(), format.mime())), Ok(("GIF", "image/gif")));
+}
+
+#[test]
+fn sizes_of_bitmaps_and_tiffs_are_refused_by_their_headers() {
+    let golden = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats");
+        std::fs::read(folder.join(name)).unwrap()
+    };
+    let limits = DecodeLimits { max_pixels: 21 * 13 - 1, max_aspect: 1000 };
+    for name in ["rgb24.bmp", "rle8.bmp", "palette8_os2_1.bmp", "rgb8.tif", "rgb8_tiles.tif", "gray8_be.tif"] {
+        let bytes = golden(name);
+        assert_eq!(decode(&bytes, &limits).map_err(|error| error.reason()), Err("too_many_pixels"), "{name}");
+    }
+    let mut bitmap = golden("rgb24.bmp");
+    bitmap[18..22].fill(0);
+    assert_eq!(reason_of(&bitmap), "zero_sized");
+    bitmap[18..26].copy_from_slice(&[0, 0x10, 0, 0, 0, 0x10, 0, 0]);
+    assert_eq!(reason_of(&bitmap), "truncated");
+    // A TIFF whose tiles are far larger than its image.
+    let mut tiles = golden("rgb8_tiles.tif");
+    for tag in [322u16, 323] {
+        let entry = [&tag.to_le_bytes()[..], &[3, 0, 1, 0, 0, 0]].concat();
+        let at = tiles.windows(8).position(|bytes| bytes == entry).unwrap();
+        // As LONG.
+        tiles[at + 2] = 4;
+        tiles[at + 8..at + 11].fill(0xff);
+    }
+    assert_eq!(reason_of(&tiles), "unsupported");
 }
 
 #[test]
@@ -187,7 +269,7 @@ proptest! {
         near_start: bool,
         cut: Option<prop::sample::Index>,
     ) {
-        let all = samples();
+        let all = [samples(), golden()].concat();
         let mut bytes = all[pick.index(all.len())].clone();
         for (at, value) in edits {
             // Headers are where a changed byte does most.
@@ -205,8 +287,11 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_after_a_signature_do_not_panic(format in 0usize..4, tail: Vec<u8>) {
-        let heads: [&[u8]; 4] = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x20\x00\x00\x00WEBP", b"GIF89a"];
+    fn random_bytes_after_a_signature_do_not_panic(format in 0usize..9, tail: Vec<u8>) {
+        let heads: [&[u8]; 9] = [
+            b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x20\x00\x00\x00WEBP", b"GIF89a", b"BM0123456789ab\x28\0\0\0",
+            b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0", b"\xff\x0a",
+        ];
         let _ = decode(&[heads[format], &tail].concat(), &DecodeLimits { max_pixels: 1 << 20, ..DecodeLimits::default() });
     }
 }

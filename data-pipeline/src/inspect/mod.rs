@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::catalog::{Catalog, Form};
 use crate::error::{DataError, Result};
 use crate::image::{self, DecodeLimits, Format};
-use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+use crate::rows::Rows;
 
 pub use distribution::{Bin, Distribution};
 pub use tried::{Tried, TryOptions, try_samples};
@@ -240,13 +240,7 @@ fn view(catalog: &Catalog, group: usize, rows: &Rows, row: usize) -> SampleView 
         let more = list.as_string::<i32>().iter().flatten().map(str::to_owned);
         captions.extend(more.filter(|c| Some(c) != captions.first()).collect::<Vec<_>>());
     }
-    let mime = match Format::sniff(&image) {
-        Ok(Format::Jpeg) => "image/jpeg",
-        Ok(Format::Png) => "image/png",
-        Ok(Format::WebP) => "image/webp",
-        Ok(Format::Gif) => "image/gif",
-        Err(_) => "application/octet-stream",
-    };
+    let mime = Format::sniff(&image).map_or("application/octet-stream", Format::mime);
     let decoded = image::decode(&image, &DecodeLimits::default()).map(|i| (i.width, i.height));
     SampleView {
         place: catalog.place(group, row),

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use arrow::array::Array;
 use futures::{StreamExt, TryStreamExt};
 
 use super::READS_IN_FLIGHT;
-use crate::caption::Cleaner;
 use crate::catalog::Catalog;
 use crate::error::{DataError, Result};
 use crate::image::{self, DecodeLimits};
-use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+use crate::rows::Rows;
 
 /// Samples of a row group at most, as far as there are enough row groups: few row groups would stand for the whole.
 const PER_GROUP: usize = 16;
@@ -129,13 +127,6 @@ fn try_rows(catalog: &Catalog, group: usize, rows: &Rows, wanted: usize, options
 
 /// Whether a row can be used; the reason, as training names it, where it cannot.
 fn try_row(rows: &Rows, row: usize, limits: &DecodeLimits) -> std::result::Result<(), &'static str> {
-    if rows.images.is_null(row) || rows.images.value(row).is_empty() {
-        return Err("no_image");
-    }
-    let has_more = rows.all_captions.as_ref().is_some_and(|lists| lists.is_valid(row) && lists.value_length(row) > 0);
-    let has_own = rows.captions.is_valid(row) && !Cleaner::default().caption(rows.captions.value(row)).is_empty();
-    if !has_more && !has_own {
-        return Err(if rows.bad_texts.contains(&row) { "caption_not_utf8" } else { "no_caption" });
-    }
-    image::decode(rows.images.value(row), limits).map(drop).map_err(|error| error.reason())
+    let encoded = rows.image(row).unwrap_or_default();
+    rows.unusable(row).map_or_else(|| image::decode(encoded, limits).map(drop).map_err(|error| error.reason()), Err)
 }

@@ -14,7 +14,7 @@ use arrow::array::Array;
 use bytes::Bytes;
 use data_pipeline::caption::{Cleaner, MAX_RAW_BYTES};
 use data_pipeline::catalog::Catalog;
-use data_pipeline::image::{DecodeLimits, decode};
+use data_pipeline::image::{DecodeLimits, REASONS, decode};
 use data_pipeline::inspect::{InspectOptions, inspect};
 use data_pipeline::store::Location;
 use data_pipeline::tar_source;
@@ -32,7 +32,7 @@ fn parquet_files() {
 #[test]
 fn tar_files() {
     fuzz("tar_files", &tars(), BOUNDED, |bytes| {
-        let _rows_or_reason = tar_source::rows(Bytes::copy_from_slice(bytes), 3);
+        let _rows_or_reason = tar_source::rows(Bytes::copy_from_slice(bytes), 3, &tar_source::Roles::default());
         read_shard("0.tar", bytes)
     });
 }
@@ -73,15 +73,37 @@ fn explained(error: &data_pipeline::DataError) -> Result<(), String> {
 
 #[test]
 fn images() {
+    fuzz("images", &pictures(), BOUNDED, read_image);
+}
+
+#[test]
+fn bitmaps() {
+    fuzz("bitmaps", &golden(".bmp"), BOUNDED, read_image);
+}
+
+#[test]
+fn tiffs() {
+    fuzz("tiffs", &golden(".tif"), BOUNDED, read_image);
+}
+
+#[cfg(feature = "jpeg-xl")]
+#[test]
+fn jpeg_xl() {
+    fuzz("jpeg_xl", &golden(".jxl"), BOUNDED, read_image);
+}
+
+/// Decodes an image: its pixels, or a reason.
+fn read_image(bytes: &[u8]) -> Result<(), String> {
     let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
-    fuzz("images", &pictures(), BOUNDED, |bytes| match decode(bytes, &limits) {
+    match decode(bytes, &limits) {
         Ok(image) if image.pixels.len() as u64 != u64::from(image.width) * u64::from(image.height) * 3 => {
             Err(format!("{} bytes for {}x{}", image.pixels.len(), image.width, image.height))
         }
         Ok(image) if u64::from(image.width) * u64::from(image.height) > MAX_PIXELS => Err("beyond the limit".into()),
-        Err(error) if error.reason().is_empty() || error.to_string().is_empty() => Err(format!("{error:?}")),
+        Err(error) if !REASONS.iter().any(|(reason, _)| *reason == error.reason()) => Err(format!("{error:?}")),
+        Err(error) if error.to_string().is_empty() => Err(format!("{error:?}")),
         _ => Ok(()),
-    });
+    }
 }
 
 #[test]
@@ -106,6 +128,18 @@ fn captions() {
         let is_short = caption.split(' ').count() <= cleaner.max_words;
         if is_clean && is_short { Ok(()) } else { Err(format!("{caption:?} of {text:?}")) }
     });
+}
+
+/// The files of `tests/golden/formats` whose names end like this.
+fn golden(ending: &str) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+        .iter()
+        .filter(|path| path.to_string_lossy().ends_with(ending))
+        .map(|path| std::fs::read(path).unwrap())
+        .collect()
 }
 
 /// Pictures of the fixtures, small ones, and small files of each format.
