@@ -1,9 +1,15 @@
-//! Object stores by URI: paths, `file://`, `s3://`, `gs://`, `az://` (also `abfs[s]://`), `http(s)://`.
+//! Object stores by URI: paths, `file://`, `s3://`, `gs://`, `az://` (also `abfs[s]://`), `http(s)://`,
+//! `hf://datasets/owner/name`.
 //!
-//! Credentials and endpoints come from the environment, under the names that the stores' own tools use
+//! The text behind the bucket of `s3://`, `gs://` and `az://` is a key, character by character, as the stores' own tools read
+//! it; behind `file://` and `http(s)://` it is percent-encoded. Credentials and endpoints come from the environment, under the names that the stores' own tools use
 //! (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` …).
 
+mod encoded;
+mod hub;
+mod keys;
 mod open;
+mod pattern;
 mod trouble;
 mod web;
 
@@ -21,6 +27,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use url::Url;
 
 use crate::error::{DataError, Result};
+pub use pattern::Pattern;
 pub use trouble::Trouble;
 
 /// Tries of an answer whose body breaks off. The library goes on in the middle of an object, where an ETag proves that
@@ -39,6 +46,8 @@ pub struct Location {
     /// The object or prefix inside the store.
     pub path: Path,
     uri: String,
+    /// Whether empty parts of a name count: they do in keys, and not in a file system.
+    keeps_empty: bool,
 }
 
 impl fmt::Debug for Location {
@@ -62,23 +71,45 @@ impl Location {
         if !uri.contains("://") {
             return Self::local(uri);
         }
+        if let Some(place) = hub::open(uri)? {
+            return Ok(place);
+        }
         let url = Url::parse(uri).map_err(|e| bad(e.to_string()))?;
         let (scheme, path) = ObjectStoreScheme::parse(&url).map_err(|e| bad(e.to_string()))?;
-        let path = Path::parse(path).map_err(|e| bad(e.to_string()))?;
+        let written = uri.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+        let path = match (url.scheme(), &scheme) {
+            // A number sign or a question mark of a name would end the path of an address.
+            ("file", _) => {
+                let decoded =
+                    percent_encoding::percent_decode_str(written).decode_utf8().map_err(|e| bad(e.to_string()))?;
+                keys::join(&Path::default(), &decoded, false)
+            }
+            ("http" | "https", _) if url.query().is_some() || url.fragment().is_some() => {
+                return Err(bad(
+                    "a web address with `?` or `#`; signed addresses cannot be listed or read in ranges. \
+                                In a name write %3F and %23"
+                        .into(),
+                ));
+            }
+            ("http" | "https", _) => path,
+            _ => keys::join(&Path::default(), written, true),
+        };
         let open::Opened { store, parts } = open::open(&scheme, &url).map_err(|source| DataError::Store {
             uri: uri.into(),
             action: "open the store",
             advice: ". Check the store's variables in the environment",
             source: Box::new(source),
         })?;
-        Ok(Self { store, parts, path, uri: uri.trim_end_matches('/').into() })
+        let keeps_empty = !matches!(scheme, ObjectStoreScheme::Local);
+        Ok(Self { store, parts, path, uri: uri.trim_end_matches('/').into(), keeps_empty })
     }
 
     fn local(path: &str) -> Result<Self> {
         let bad = |reason: String| DataError::BadUri { uri: path.into(), reason };
         let absolute = std::path::absolute(path).map_err(|e| bad(e.to_string()))?;
         let object_path = Path::from_absolute_path(without_parents(&absolute)).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { store: open::local(), parts: None, path: object_path, uri: path.trim_end_matches('/').into() })
+        let uri = path.trim_end_matches('/').into();
+        Ok(Self { store: open::local(), parts: None, path: object_path, uri, keeps_empty: false })
     }
 
     /// The URI this place was made from, as people wrote it.
@@ -86,20 +117,19 @@ impl Location {
         &self.uri
     }
 
-    /// The place called `name` below this one; `name` may hold several parts separated by `/`.
+    /// The place called `name` below this one; `name` may hold several parts separated by `/`. Every character stands for
+    /// itself.
     pub fn child(&self, name: &str) -> Self {
-        let mut path = self.path.clone();
-        for part in name.split('/').filter(|part| !part.is_empty()) {
-            path = path.join(part);
-        }
-        Self { store: self.store.clone(), parts: self.parts.clone(), path, uri: format!("{}/{name}", self.uri) }
+        let path = keys::join(&self.path, name, self.keeps_empty);
+        Self { path, uri: format!("{}/{name}", self.uri), ..self.clone() }
     }
 
     /// Every object below this prefix whose name ends in `suffix`, sorted by path. An object itself counts as its own
     /// listing.
     ///
     /// # Errors
-    /// [`DataError::Store`] when the store cannot be listed, which most web servers cannot.
+    /// [`DataError::Store`] when the store cannot be listed, which most web servers cannot; [`DataError::BadUri`] for a key
+    /// that begins with a slash, which cannot be read.
     pub async fn list(&self, suffix: &str) -> Result<Vec<(Self, ObjectMeta)>> {
         // A web server that cannot list can still hand out the one file that was named.
         if self.is_web() && !suffix.is_empty() && self.path.as_ref().ends_with(suffix) {
@@ -114,15 +144,41 @@ impl Location {
             found.push(self.head().await?);
         }
         found.retain(|meta| meta.location.as_ref().ends_with(suffix));
+        for meta in &mut found {
+            meta.location = keys::restored(&meta.location).ok_or_else(|| DataError::BadUri {
+                uri: format!("{}/{}", self.uri, meta.location),
+                reason: "its key begins with a slash, which cannot be read here. Rename the object".into(),
+            })?;
+        }
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found.into_iter().map(|meta| (self.at(&meta.location), meta)).collect())
     }
 
+    /// [`Self::list`] without hidden files and those that software keeps beside data: names that begin with `.` or `_`, and
+    /// all below such a folder (`_temporary/`, `.ipynb_checkpoints/`, parts of unfinished shards).
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn list_data(&self, suffix: &str) -> Result<Vec<(Self, ObjectMeta)>> {
+        let mut found = self.list(suffix).await?;
+        found.retain(|(object, _)| !self.below(&object.path).split('/').any(|part| part.starts_with(['_', '.'])));
+        Ok(found)
+    }
+
+    /// The name of `path` below this place; empty for this place itself and for what is not below it.
+    pub fn below<'a>(&self, path: &'a Path) -> &'a str {
+        let whole = path.as_ref();
+        match self.path.as_ref() {
+            "" => whole,
+            own => whole.strip_prefix(own).and_then(|below| below.strip_prefix('/')).unwrap_or_default(),
+        }
+    }
+
     /// This place's object at `path`, with a URI that people can paste.
     fn at(&self, path: &Path) -> Self {
-        let below = path.as_ref().strip_prefix(self.path.as_ref()).unwrap_or_default().trim_start_matches('/');
+        let below = self.below(path);
         let uri = if below.is_empty() { self.uri.clone() } else { format!("{}/{below}", self.uri) };
-        Self { store: self.store.clone(), parts: self.parts.clone(), path: path.clone(), uri }
+        Self { path: path.clone(), uri, ..self.clone() }
     }
 
     /// Whether there is an object here.
@@ -274,7 +330,8 @@ impl Location {
         DataError::Store { uri: self.uri.clone(), action, advice, source: Box::new(source) }
     }
 
-    fn is_web(&self) -> bool {
+    /// Whether it is on a web server, most of which cannot list.
+    pub(crate) fn is_web(&self) -> bool {
         self.uri.starts_with("http://") || self.uri.starts_with("https://")
     }
 }

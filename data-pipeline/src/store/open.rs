@@ -4,10 +4,13 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
+use object_store::http::HttpStore;
 use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
+use super::encoded::EncodedKeys;
+use super::keys::with_named_empty_parts;
 use super::web::WebServer;
 
 /// A connection that takes longer is not coming.
@@ -79,20 +82,20 @@ pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Resul
         ObjectStoreScheme::AmazonS3 => {
             Opened::in_parts(patient!(object_store::aws::AmazonS3Builder::from_env().with_url(url_text), retries())?)
         }
-        ObjectStoreScheme::GoogleCloudStorage => Opened::in_parts(patient!(
+        ObjectStoreScheme::GoogleCloudStorage => Opened::in_parts(EncodedKeys(patient!(
             object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(url_text),
             retries()
-        )?),
+        )?)),
         ObjectStoreScheme::MicrosoftAzure => Opened::in_parts(patient!(
             object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url_text),
             retries()
         )?),
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];
-            let build = |retries| patient!(object_store::http::HttpBuilder::new().with_url(root), retries);
             // "This server cannot list" comes as 501, which counts as passing: few tries, so that it is told soon.
             let few = RetryConfig { max_retries: 4, ..retries() };
-            Opened::whole(Arc::new(WebServer { objects: build(retries())?, listing: build(few)? }))
+            let objects = web(root, options(), retries())?;
+            Opened::whole(Arc::new(WebServer { objects, listing: web(root, options(), few)? }))
         }
         other => {
             return Err(object_store::Error::NotSupported {
@@ -102,11 +105,17 @@ pub(super) fn open(scheme: &ObjectStoreScheme, url: &Url) -> object_store::Resul
     })
 }
 
-fn options() -> ClientOptions {
+/// A web server below `root`.
+pub(super) fn web(root: &str, options: ClientOptions, retries: RetryConfig) -> object_store::Result<HttpStore> {
+    let builder = object_store::http::HttpBuilder::new().with_url(root);
+    builder.with_client_options(options).with_retry(retries).with_http_connector(Patience).build()
+}
+
+pub(super) fn options() -> ClientOptions {
     ClientOptions::new().with_timeout_disabled().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(true)
 }
 
-fn retries() -> RetryConfig {
+pub(super) fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: WAIT_GROWTH },
         max_retries: MOST_RETRIES,
@@ -142,6 +151,17 @@ struct PatientClient {
 impl HttpService for PatientClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let client = if matches!(request.method().as_str(), "PUT" | "POST") { &self.writes } else { &self.reads };
-        client.execute(request).await
+        let is_listing = request.method() == "GET" && request.uri().query().is_some_and(is_listing);
+        let response = client.execute(request).await?;
+        if !is_listing || !response.status().is_success() {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        Ok(HttpResponse::from_parts(head, with_named_empty_parts(body.bytes().await?).into()))
     }
+}
+
+/// Whether a query asks for a listing of S3, Google's store or Azure.
+fn is_listing(query: &str) -> bool {
+    query.split('&').any(|pair| matches!(pair, "list-type=2" | "comp=list"))
 }
