@@ -209,16 +209,33 @@ async fn predictions_come_in_the_order_of_the_set() {
 }
 
 #[tokio::test]
-async fn images_are_read_by_path_or_base_name_from_a_store_with_a_url() {
+async fn images_are_read_by_their_full_name_from_a_store_with_a_url() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("images/val2014")).unwrap();
     std::fs::write(folder.path().join("images/val2014/COCO_val2014_000000000042.jpg"), b"forty-two").unwrap();
     std::fs::write(folder.path().join("images/73.jpg"), b"seventy-three").unwrap();
-    let json = r#"[{"image": "val2014/COCO_val2014_000000000042.jpg", "caption": ["x"]}, {"image": "flickr/73.jpg", "caption": ["y"]}]"#;
+    let json = r#"[{"image": "val2014/COCO_val2014_000000000042.jpg", "caption": ["x"]}, {"image": "images/73.jpg", "caption": ["y"]},
+        {"image": "COCO_val2014_000000000043.jpg", "caption": ["z"]}]"#;
+    // COCO's names state their folder; the folder's own name may stand in front.
+    std::fs::write(folder.path().join("images/val2014/COCO_val2014_000000000043.jpg"), b"forty-three").unwrap();
     std::fs::write(folder.path().join("list.json"), json).unwrap();
     let place = Location::parse(&format!("file://{}", folder.path().display())).unwrap();
     let set = read_captions(&place.child("list.json"), None).await.unwrap();
     let images = set.open_images(&place.child("images")).await.unwrap();
     assert_eq!(&images.read(&set.images[0].file).await.unwrap()[..], b"forty-two");
     assert_eq!(&images.read(&set.images[1].file).await.unwrap()[..], b"seventy-three");
+    assert_eq!(&images.read(&set.images[2].file).await.unwrap()[..], b"forty-three");
+}
+
+#[tokio::test]
+async fn pythons_json_is_read() {
+    let list = "\u{feff}[{\"image\": \"a.jpg\", \"caption\": \"NaN\", \"image_id\": 7.0, \"score\": NaN},
+        {\"image\": \"b.jpg\", \"caption\": [\"x\"], \"image_id\": -1}]";
+    let set = captions("list.json", list, None).await;
+    let expected = [("7".to_owned(), "a.jpg", vec!["NaN"]), ("-1".to_owned(), "b.jpg", vec!["x"])];
+    assert_eq!(images(&set), expected);
+    assert_eq!(set.images[0].id, Id::Number(7));
+    let vqa =
+        VQA.replace("262148000", "262148000.0").replace("\"license\": {\"url\": \"x\"}", "\"license\": -Infinity");
+    assert_eq!(questions(&vqa, None).await.questions[0].id, Id::Number(262_148_000));
 }

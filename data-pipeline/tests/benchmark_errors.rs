@@ -66,7 +66,7 @@ async fn caption_mistakes() -> Vec<(&'static str, String)> {
         {"image_id": 9, "caption": "y"}, {"image_id": 2}, {"image_id": 2, "caption": ""}, {"caption": "z"},
         {"image_id": 4, "caption": "v"}]}"#;
     let list = r#"[{"image": "a.jpg"}, {"caption": "x"}, {"image": "b.jpg", "caption": []}, {"image": "c.jpg", "caption": ["x", ""]},
-        {"image": "d.jpg", "caption": 5}, {"image": "", "caption": "y"}, {"image": "e.jpg", "caption": "z", "image_id": -1}, [], null,
+        {"image": "d.jpg", "caption": 5}, {"image": "", "caption": "y"}, {"image": "e.jpg", "caption": "z", "image_id": 1.5}, [], null,
         {"image": "f.jpg", "caption": "good"}]"#;
     let twice = r#"[{"image": "v/COCO_train2014_000000000009.jpg", "caption": "x"},
         {"image": "v/COCO_train2014_000000000009.jpg", "caption": "y"}]"#;

@@ -170,11 +170,11 @@ pub(super) fn id_of(file: &str) -> Id {
 }
 
 /// COCO's name of an image.
-pub(super) fn coco_file(subtype: &str, id: &Id) -> String {
+pub(crate) fn coco_file(subtype: &str, id: &Id) -> String {
     // The questions of test-dev are some of those about the test images, which have one folder and one name.
     let year = if subtype == "test-dev2015" { "test2015" } else { subtype };
     match id {
         Id::Number(number) => format!("COCO_{year}_{number:012}.jpg"),
-        Id::Text(text) => format!("COCO_{year}_{text:0>12}.jpg"),
+        other => format!("COCO_{year}_{:0>12}.jpg", other.to_string()),
     }
 }

@@ -3,9 +3,16 @@
 use bytes::Bytes;
 
 use super::Problems;
-use crate::annotations::Folder;
+use crate::annotations::{Folder, Found, ImageName};
 use crate::error::Result;
 use crate::store::Location;
+
+/// Advice about images that are missing.
+const COMPLETE: &str = "Name the folder below which every image of the set has the name that the set gives it (COCO's also below \
+                        train2014, val2014 or test2015), and complete it";
+
+/// Missing images whose base name is searched for, for the message: those that it spells out.
+const SEARCHED: usize = 20;
 
 /// A folder that holds every image of a set.
 pub struct ImageFolder {
@@ -14,20 +21,24 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists the folder and looks for the files of a set; a file may be named more than once.
+    /// Lists the folder and looks for the files of a set, each by its full name ([`Folder::find`]); a file may be named
+    /// more than once.
     ///
     /// # Errors
     /// [`DataError::Benchmark`](crate::DataError::Benchmark) with all images that are missing, [`DataError::Store`](crate::DataError::Store) when the folder cannot be listed.
     pub async fn open<'a>(location: &Location, files: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let folder = Folder::list(location).await?;
+        let folder = Folder::list(location, location.path.filename().unwrap_or_default()).await?;
         let mut problems = Problems::default();
         let mut asked = std::collections::BTreeSet::new();
         for file in files {
-            if asked.insert(file) && folder.find(file).is_none() {
-                problems.note(file, "no such image, neither by its path nor by its base name".into());
+            if asked.insert(file) && path_of(&folder, file).is_none() {
+                // Each search walks the folder.
+                let elsewhere = if problems.len() < SEARCHED { folder.elsewhere(file) } else { None };
+                let other = elsewhere.map(|path| format!("; the folder has {path}")).unwrap_or_default();
+                problems.note(file, format!("no image of this name{other}"));
             }
         }
-        problems.refuse(location.uri(), "Complete the folder: it is to hold every image of the set")?;
+        problems.refuse(location.uri(), COMPLETE)?;
         Ok(Self { location: location.clone(), folder })
     }
 
@@ -36,7 +47,14 @@ impl ImageFolder {
     /// # Errors
     /// [`DataError::Store`](crate::DataError::Store) when it cannot be read, or was not there when the folder was opened.
     pub async fn read(&self, file: &str) -> Result<Bytes> {
-        let path = self.folder.find(file).map_or(file, |(path, _)| path);
-        self.location.child(path).read().await
+        self.location.child(path_of(&self.folder, file).unwrap_or(file)).read().await
+    }
+}
+
+/// The path below the folder of an image.
+fn path_of<'a>(folder: &'a Folder, file: &str) -> Option<&'a str> {
+    match folder.find(&ImageName::file(file)) {
+        Found::At { path, .. } => Some(path),
+        Found::Missing | Found::Ambiguous => None,
     }
 }

@@ -12,11 +12,11 @@
 //! A score of a set that lacks a part of its entries is no score of the set: whatever cannot be used is an error, and one
 //! error names all of it. Training, in contrast, goes on without single samples ([`crate::catalog`]).
 
-mod captions;
-mod entry;
+pub(crate) mod captions;
+pub(crate) mod entry;
 mod images;
 mod layout;
-mod outline;
+pub(crate) mod outline;
 mod predictions;
 mod problems;
 mod questions;

@@ -9,25 +9,27 @@ use serde::de::{
 };
 use serde_json::Value;
 
+use crate::json;
+
 /// Keys of an object that an outline keeps: more than any layout has, and few of a file whose keys are ids.
 const KEYS_KEPT: usize = 32;
 
 /// What tells layouts apart.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Outline {
+pub(crate) struct Outline {
     /// Whether the file is a list.
-    pub(super) is_list: bool,
+    pub(crate) is_list: bool,
     /// The first keys of the file's object.
-    pub(super) keys: Vec<String>,
+    pub(crate) keys: Vec<String>,
     /// Keys of the first element of the list, or of the object's first value.
-    pub(super) first: Vec<String>,
+    pub(crate) first: Vec<String>,
 }
 
 /// Where an entry stands: under a key of the file's object, in a list, or both.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spot<'a> {
-    pub(super) key: Option<&'a str>,
-    pub(super) index: Option<usize>,
+pub(crate) struct Spot<'a> {
+    pub(crate) key: Option<&'a str>,
+    pub(crate) index: Option<usize>,
 }
 
 /// `questions[4]`, `[4]` or `data_subtype`.
@@ -42,8 +44,8 @@ impl fmt::Display for Spot<'_> {
 ///
 /// # Errors
 /// What is wrong with the JSON, and where.
-pub(super) fn outline(json: &[u8]) -> Result<Outline, String> {
-    serde_json::from_slice(json).map_err(|error| error.to_string())
+pub(crate) fn outline(json: &[u8]) -> Result<Outline, String> {
+    serde_json::from_slice(&json::cleaned(json)).map_err(|error| error.to_string())
 }
 
 /// Hands every entry to `visit`: the elements of the file's list, or of each list in its object, and the object's other
@@ -51,8 +53,9 @@ pub(super) fn outline(json: &[u8]) -> Result<Outline, String> {
 ///
 /// # Errors
 /// What is wrong with the JSON, and where.
-pub(super) fn entries(json: &[u8], mut visit: impl FnMut(Spot<'_>, Value)) -> Result<(), String> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
+pub(crate) fn entries(json: &[u8], mut visit: impl FnMut(Spot<'_>, Value)) -> Result<(), String> {
+    let json = json::cleaned(json);
+    let mut reader = serde_json::Deserializer::from_slice(&json);
     let root = Entries { key: None, visit: &mut visit };
     root.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| error.to_string())
 }
@@ -233,6 +236,7 @@ mod tests {
         assert_eq!(spots("3"), [" 3"]);
         assert!(entries(b"[1, 2", |_, _| ()).unwrap_err().contains("EOF while parsing a list at line 1"));
         assert!(entries(b"[1] 2", |_, _| ()).unwrap_err().contains("trailing"));
+        assert_eq!(spots("\u{feff}[1, NaN]"), ["[0] 1", "[1] null"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub struct Problems {
 
 impl Problems {
     /// Notes a problem at a place. `what` says what was found and what was expected.
-    pub(super) fn note(&mut self, place: impl fmt::Display, what: String) {
+    pub(crate) fn note(&mut self, place: impl fmt::Display, what: String) {
         self.total += 1;
         if self.spelled_out.len() < SPELLED_OUT {
             self.spelled_out.push(format!("{place}: {what}"));
@@ -27,13 +27,18 @@ impl Problems {
     ///
     /// # Errors
     /// [`Self::error`].
-    pub(super) fn refuse(self, uri: &str, advice: &'static str) -> Result<()> {
+    pub(crate) fn refuse(self, uri: &str, advice: &'static str) -> Result<()> {
         if self.is_empty() { Ok(()) } else { Err(self.error(uri, advice)) }
     }
 
     /// The error of a file, with what to do about it.
-    pub(super) fn error(self, uri: &str, advice: &'static str) -> DataError {
+    pub(crate) fn error(self, uri: &str, advice: &'static str) -> DataError {
         DataError::Benchmark { uri: uri.into(), problems: self, advice }
+    }
+
+    /// The problems that are spelled out, each as `place: what`.
+    pub(crate) fn first(&self) -> &[String] {
+        &self.spelled_out
     }
 
     /// Whether nothing was noted.

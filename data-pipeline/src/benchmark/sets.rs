@@ -132,7 +132,7 @@ fn name_of(file: &Location) -> String {
 }
 
 impl CaptionSet {
-    /// The folder that holds the images of the set, each by its path below the folder or else by its base name.
+    /// The folder that holds the images of the set, each by its full name; see [`ImageFolder::open`].
     ///
     /// # Errors
     /// [`DataError::Benchmark`](crate::DataError::Benchmark) with all images that are missing,
@@ -143,7 +143,7 @@ impl CaptionSet {
 }
 
 impl QuestionSet {
-    /// The folder that holds the images of the set, each by its path below the folder or else by its base name.
+    /// The folder that holds the images of the set, each by its full name; see [`ImageFolder::open`].
     ///
     /// # Errors
     /// As [`CaptionSet::open_images`].
