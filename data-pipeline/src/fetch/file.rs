@@ -21,8 +21,6 @@ pub(super) type Batches = ParquetRecordBatchStream<ObjectReader>;
 pub(super) struct ParquetFile {
     /// The place.
     pub(super) location: Location,
-    /// Bytes.
-    pub(super) size: u64,
     metadata: ArrowReaderMetadata,
     reader: ObjectReader,
 }
@@ -34,7 +32,7 @@ impl ParquetFile {
     /// [`DataError::Store`] or [`DataError::Parquet`].
     pub(super) async fn open(location: Location, size: u64) -> Result<Self> {
         let Footer { metadata, reader, .. } = Footer::read(&location, size).await?;
-        Ok(Self { location, size, metadata, reader })
+        Ok(Self { location, metadata, reader })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -43,6 +41,12 @@ impl ParquetFile {
 
     pub(super) fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().max(0) as u64
+    }
+
+    /// The text that the footer has under a key.
+    pub(super) fn note(&self, key: &str) -> Option<&str> {
+        let notes = self.metadata.metadata().file_metadata().key_value_metadata()?;
+        notes.iter().find(|note| note.key == key)?.value.as_deref()
     }
 
     /// The row group that holds a row, as its number and its rows.

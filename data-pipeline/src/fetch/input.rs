@@ -1,16 +1,18 @@
-//! The metadata: URLs and captions from Parquet files, read forward, with all their other columns.
+//! The metadata: URLs and captions from Parquet files or one text list, read forward, with all their other columns.
 
 use std::ops::Range;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::FieldRef;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::columns::{Columns, Places};
 use super::file::{Batches, ParquetFile, read_error};
+use super::list::{self, TextList};
 use super::options::ColumnChoice;
 use super::rows::Given;
 use crate::error::{DataError, Result};
@@ -30,58 +32,156 @@ pub(super) struct FileIdentity {
     /// Its name below the input, so that the input may move as a whole.
     name: String,
     bytes: u64,
-    rows: u64,
-    /// SHA-256 of its last 64 KiB, which hold sizes and statistics of all columns.
+    /// Unknown of a text list until it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
+    /// SHA-256 of its last 64 KiB, which hold sizes and statistics of all columns of a Parquet file.
     end_sha256: String,
+}
+
+impl FileIdentity {
+    /// Reads the end of a file of `size` bytes.
+    async fn read(input: &Location, place: &Location, size: u64, rows: Option<u64>) -> Result<Self> {
+        let end = place.store.get_range(&place.path, size.saturating_sub(HASHED_END)..size).await;
+        let end = end.map_err(|e| place.error("read", e))?;
+        Ok(Self { name: below(input, place).into(), bytes: size, rows, end_sha256: hex(&Sha256::digest(&end)) })
+    }
+}
+
+/// The name of a place below the input; empty for the input itself.
+fn below<'a>(input: &Location, place: &'a Location) -> &'a str {
+    place.path.as_ref().strip_prefix(input.path.as_ref()).unwrap_or_default().trim_start_matches('/')
+}
+
+/// The files that an input consists of.
+pub(super) enum Source {
+    /// Parquet files, sorted by name.
+    Files(Vec<(ParquetFile, FileIdentity)>),
+    /// One text list.
+    List(TextList, FileIdentity),
+}
+
+impl Source {
+    /// Finds the files, and reads the footers of Parquet files.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when there are none, [`DataError::Store`], [`DataError::Parquet`].
+    pub(super) async fn find(input: &Location) -> Result<Self> {
+        if let Some(size) = size_of_single(input).await? {
+            if !input.path.as_ref().ends_with(PARQUET) {
+                let list = TextList::new(input.clone(), size)?;
+                return Ok(Self::List(list, FileIdentity::read(input, input, size, None).await?));
+            }
+            return Ok(Self::Files(vec![open(input, input.clone(), size).await?]));
+        }
+        let mut found = input.list(PARQUET).await?;
+        found.retain(|(place, _)| is_data(input, place));
+        if found.is_empty() {
+            return Err(nothing_found(input).await?);
+        }
+        let opened =
+            futures::stream::iter(found).map(|(place, meta)| open(input, place, meta.size)).buffered(FOOTERS_IN_FLIGHT);
+        Ok(Self::Files(opened.try_collect().await?))
+    }
+
+    /// What tells this input from another.
+    pub(super) fn identity(&self) -> Vec<FileIdentity> {
+        match self {
+            Self::Files(files) => files.iter().map(|(_, identity)| identity.clone()).collect(),
+            Self::List(_, identity) => vec![identity.clone()],
+        }
+    }
+}
+
+const PARQUET: &str = ".parquet";
+
+/// The size of the input where it is one file that can be read; `None` for a folder. A single object is not listed:
+/// plain web servers cannot list.
+async fn size_of_single(input: &Location) -> Result<Option<u64>> {
+    if !input.path.as_ref().ends_with(PARQUET) && !list::is_named_like_one(input) {
+        return Ok(None);
+    }
+    match input.store.head(&input.path).await {
+        Ok(meta) => Ok(Some(meta.size)),
+        Err(object_store::Error::NotFound { .. }) if !input.uri().starts_with("http") => Ok(None),
+        Err(source) => Err(input.error("read", source)),
+    }
+}
+
+/// Whether a file below the input is data: names that begin with `_` or `.` are unfinished or another program's.
+fn is_data(input: &Location, place: &Location) -> bool {
+    !below(input, place).split('/').any(|part| part.starts_with(['.', '_']))
+}
+
+/// The error of an input without Parquet files.
+async fn nothing_found(input: &Location) -> Result<DataError> {
+    if input.path.filename().is_some() && input.exists().await? {
+        let problem = "a file of another kind; expected *.parquet, or a list in *.tsv, *.csv, *.jsonl or *.json";
+        return Ok(DataError::Setting(format!("{}: {problem}. Give it the name of its kind", input.uri())));
+    }
+    let mut all = input.list("").await?;
+    all.retain(|(place, _)| is_data(input, place));
+    let list = all.iter().map(|(place, _)| place).find(|place| list::is_named_like_one(place));
+    Ok(DataError::Setting(match list {
+        Some(list) => format!(
+            "{}: found, but no *.parquet. A folder is read as Parquet files; a TSV, CSV or JSON list is read when the \
+             file itself is named: give {} as the input",
+            list.uri(),
+            list.uri()
+        ),
+        None => format!("{}: no *.parquet file of metadata found. Check the path", input.uri()),
+    }))
+}
+
+async fn open(input: &Location, place: Location, size: u64) -> Result<(ParquetFile, FileIdentity)> {
+    let file = ParquetFile::open(place, size).await?;
+    let identity = FileIdentity::read(input, &file.location, size, Some(file.rows())).await?;
+    Ok((file, identity))
 }
 
 /// The rows of all files, in the order of their names.
 pub(super) struct Input {
     files: Vec<InputFile>,
-    /// Other columns, as the first file has them.
-    pub(super) carried: Vec<FieldRef>,
+    pub(super) columns: Columns,
+    /// The columns of a text list that are read as URLs and captions, in words.
+    pub(super) note: Option<String>,
 }
 
 struct InputFile {
     file: ParquetFile,
-    identity: FileIdentity,
     /// Rows of all files before this one.
     first: u64,
-    /// Places in the file's schema: the carried columns, the caption, the URL.
-    columns: Vec<usize>,
+    places: Places,
 }
 
 impl Input {
-    /// Finds the files and reads their footers.
+    /// Finds the columns. A text list is converted into a file below `out`, where that is not there yet.
     ///
     /// # Errors
-    /// [`DataError::Setting`] when there are none or columns are missing, [`DataError::Store`], [`DataError::Parquet`].
-    pub(super) async fn open(location: &Location, choice: &ColumnChoice) -> Result<Self> {
-        let found = find(location).await?;
-        let opened = futures::stream::iter(found)
-            .map(|(place, size)| async move {
-                let file = ParquetFile::open(place, size).await?;
-                let identity = identify(location, &file).await?;
-                Ok::<_, DataError>((file, identity))
-            })
-            .buffered(FOOTERS_IN_FLIGHT);
-        let opened: Vec<_> = opened.try_collect().await?;
-        let Some((model, _)) = opened.first() else {
-            return Err(DataError::Setting(format!(
-                "{}: no *.parquet file of metadata found. Check the path",
-                location.uri()
-            )));
+    /// [`DataError::Setting`] when columns are missing or have unfit types, [`DataError::Store`],
+    /// [`DataError::Parquet`].
+    pub(super) async fn open(source: Source, out: &Location, choice: &ColumnChoice) -> Result<Self> {
+        let (files, choice, note) = match source {
+            Source::Files(files) => (files.into_iter().map(|(file, _)| file).collect(), choice.clone(), None),
+            Source::List(list, identity) => {
+                let list = list.open(out, choice, identity.end_sha256).await?;
+                (vec![list.file], list.choice, Some(list.note))
+            }
         };
-        let named = Named::find(model, choice)?;
-        let mut files = Vec::with_capacity(opened.len());
+        let files: Vec<ParquetFile> = files;
+        let (columns, places) = Columns::find(&files.iter().collect::<Vec<_>>(), &choice, note.is_some())?;
         let mut first = 0;
-        for (file, identity) in opened {
-            let columns = named.places(&file)?;
+        let with_places = files.into_iter().zip(places).map(|(file, places)| {
             let rows = file.rows();
-            files.push(InputFile { file, identity, first, columns });
             first += rows;
-        }
-        Ok(Self { files, carried: named.carried })
+            InputFile { file, first: first - rows, places }
+        });
+        Ok(Self { files: with_places.collect(), columns, note })
+    }
+
+    /// Columns of the output before img2dataset's.
+    pub(super) fn carried(&self) -> &[FieldRef] {
+        &self.columns.output
     }
 
     /// Rows of all files.
@@ -89,88 +189,9 @@ impl Input {
         self.files.last().map_or(0, |last| last.first + last.file.rows())
     }
 
-    /// What tells this input from another.
-    pub(super) fn identity(&self) -> Vec<FileIdentity> {
-        self.files.iter().map(|file| file.identity.clone()).collect()
-    }
-
     /// A reader for ranges that follow each other.
     pub(super) fn cursor(&self) -> Cursor<'_> {
         Cursor { input: self, open: None }
-    }
-}
-
-/// An object whose name ends in `.parquet`, or everything of that kind below a prefix. A single object is not listed:
-/// plain web servers cannot list.
-async fn find(location: &Location) -> Result<Vec<(Location, u64)>> {
-    if location.path.as_ref().ends_with(".parquet") {
-        match location.store.head(&location.path).await {
-            Ok(meta) => return Ok(vec![(location.clone(), meta.size)]),
-            Err(object_store::Error::NotFound { .. }) => {}
-            Err(source) => return Err(location.error("read", source)),
-        }
-    }
-    Ok(location.list(".parquet").await?.into_iter().map(|(place, meta)| (place, meta.size)).collect())
-}
-
-async fn identify(input: &Location, file: &ParquetFile) -> Result<FileIdentity> {
-    let (place, size) = (&file.location, file.size);
-    let end = place.store.get_range(&place.path, size.saturating_sub(HASHED_END)..size).await;
-    let end = end.map_err(|e| place.error("read", e))?;
-    let name = place.path.as_ref().strip_prefix(input.path.as_ref()).unwrap_or_default().trim_start_matches('/');
-    Ok(FileIdentity { name: name.into(), bytes: size, rows: file.rows(), end_sha256: hex(&Sha256::digest(&end)) })
-}
-
-/// The columns that every file must have.
-struct Named {
-    carried: Vec<FieldRef>,
-    caption: String,
-    url: String,
-}
-
-impl Named {
-    fn find(file: &ParquetFile, choice: &ColumnChoice) -> Result<Self> {
-        let fields = file.schema().fields();
-        let find = |asked: &Option<String>, usual: &[&str], what: &str, option: &str| {
-            let names: Vec<&str> = asked.as_deref().map_or_else(|| usual.to_vec(), |name| vec![name]);
-            let found = names.iter().find_map(|name| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name)));
-            found.map(|field| field.name().clone()).ok_or_else(|| {
-                let there: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-                DataError::Setting(format!(
-                    "{}: no column {} of {what}; columns found: {}. Name it with {option}",
-                    file.location.uri(),
-                    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or "),
-                    there.join(", "),
-                ))
-            })
-        };
-        let url = find(&choice.url, &["url"], "URLs", "--url-column")?;
-        let caption = find(&choice.caption, &["caption", "text", "alt"], "captions", "--caption-column")?;
-        let mut dropped = vec![url.clone(), caption.clone()];
-        for name in &choice.dropped {
-            dropped.push(find(&Some(name.clone()), &[], "that kind to leave out", "--drop-column")?);
-        }
-        let carried = fields.iter().filter(|field| !dropped.contains(field.name()));
-        // Notes of other software (pandas' index) would make equal rows different files.
-        let plain = |f: &FieldRef| FieldRef::new(Field::new(f.name(), f.data_type().clone(), true));
-        Ok(Self { carried: carried.map(plain).collect(), caption, url })
-    }
-
-    /// Where these columns are in a file's schema, whatever the case of their names.
-    fn places(&self, file: &ParquetFile) -> Result<Vec<usize>> {
-        let names = self.carried.iter().map(|field| field.name()).chain([&self.caption, &self.url]);
-        let fields = file.schema().fields();
-        let place = |name: &String| {
-            let exact = fields.iter().position(|field| field.name() == name);
-            exact.or_else(|| fields.iter().position(|field| field.name().eq_ignore_ascii_case(name))).ok_or_else(|| {
-                DataError::Setting(format!(
-                    "{}: no column `{name}`, which the first file has. All files need the same columns; leave this \
-                     one out with --drop-column {name}",
-                    file.location.uri()
-                ))
-            })
-        };
-        names.map(place).collect()
     }
 }
 
@@ -206,8 +227,9 @@ impl Cursor<'_> {
             return Err(DataError::Setting("no rows were asked for".into()));
         };
         let joined = concat_batches(&schema, &pieces).map_err(|e| DataError::Encode(e.to_string()))?;
-        let (carried, texts) = joined.columns().split_at(joined.num_columns() - 2);
-        Ok(Given { carried: carried.to_vec(), captions: texts[0].clone(), urls: texts[1].clone() })
+        let (carried, texts) = joined.columns().split_at(self.input.carried().len());
+        let bad_lines = texts.get(2).cloned();
+        Ok(Given { carried: carried.to_vec(), captions: texts[0].clone(), urls: texts[1].clone(), bad_lines })
     }
 
     /// At least one and at most `most` rows of a file from `row` on, with the columns in the order of the output.
@@ -220,9 +242,12 @@ impl Cursor<'_> {
         };
         let mut open = match self.open.take().filter(near) {
             Some(open) => open,
-            None => {
-                Open { file, batches: input.file.read_from(row, &input.columns, BATCH_ROWS)?, ahead: None, next: row }
-            }
+            None => Open {
+                file,
+                batches: input.file.read_from(row, &input.places.projection(), BATCH_ROWS)?,
+                ahead: None,
+                next: row,
+            },
         };
         loop {
             let batch = match open.ahead.take() {
@@ -246,36 +271,14 @@ impl Cursor<'_> {
                 open.ahead = Some(batch.slice(used, batch.num_rows() - used));
             }
             if taken > 0 {
-                let piece = self.in_order(file, &batch.slice(skipped, taken))?;
+                let rows = batch.slice(skipped, taken);
+                let piece = self.input.columns.of(&input.file, &input.places, &rows, row)?;
                 self.open = Some(open);
                 return Ok(piece);
             }
         }
     }
-
-    /// The columns in the order of the output, with the types of the first file.
-    fn in_order(&self, file: usize, batch: &RecordBatch) -> Result<RecordBatch> {
-        let input = &self.input.files[file];
-        // A projection keeps the order of the file.
-        let mut sorted = input.columns.clone();
-        sorted.sort_unstable();
-        let carried = self.input.carried.iter().map(|field| (field.name().as_str(), field.data_type().clone()));
-        let wanted = carried.chain([("caption", DataType::Utf8), ("url", DataType::Utf8)]);
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        let mut fields = Vec::new();
-        for ((name, kind), place) in wanted.zip(&input.columns) {
-            let at = sorted.partition_point(|other| other < place);
-            let column = cast(batch.column(at), &kind).map_err(|error| {
-                DataError::Setting(format!(
-                    "{}: column `{name}` is {} and cannot become {kind}: {error}. Leave it out with --drop-column",
-                    input.file.location.uri(),
-                    batch.column(at).data_type()
-                ))
-            })?;
-            columns.push(column);
-            fields.push(Field::new(name, kind, true));
-        }
-        RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
-            .map_err(|e| DataError::Encode(e.to_string()))
-    }
 }
+
+#[cfg(test)]
+mod tests;

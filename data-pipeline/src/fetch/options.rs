@@ -62,9 +62,11 @@ impl ImageFormat {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnChoice {
-    /// The column of URLs; `url` in any case when not given.
+    /// The column of URLs; `url`, `image_url`, `img_url` or `image_urls` in any case when not given. A number in a text
+    /// list without a header.
     pub url: Option<String>,
-    /// The column of captions; `caption`, `text` or `alt` in any case when not given.
+    /// The column of captions, texts or lists of texts; `caption`, `captions`, `text`, `txt`, `alt_text` or `alt` in any
+    /// case when not given.
     pub caption: Option<String>,
     /// Columns that are not carried into the output.
     pub dropped: Vec<String>,

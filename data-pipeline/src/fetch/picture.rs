@@ -14,7 +14,9 @@ use tokio::sync::{Semaphore, oneshot};
 use super::options::{DECODE_BYTES_PER_PIXEL, ImageFormat, PictureOptions, ResizeMode};
 use crate::error::{DataError, Result};
 use crate::hex::hex;
-use crate::image::{DecodeLimits, Format, ImageError, Region, Resampling, RgbImage, decode, resize};
+use crate::image::{
+    DecodeLimits, Format, ImageError, Region, Resampling, RgbImage, decode, decode_with_alpha, header_size, resize,
+};
 
 /// Longer EXIF texts are left out: a maker's note may hold megabytes.
 const MAX_EXIF_TEXT: usize = 16 << 10;
@@ -98,20 +100,24 @@ fn header_pixels(bytes: &[u8]) -> Option<u64> {
             (header.width as u64, header.height as u64)
         }
         other => {
-            let (width, height) =
-                ImageReader::with_format(Cursor::new(bytes), format_of(other)).into_dimensions().ok()?;
+            let (width, height) = match format_of(other) {
+                Some(format) => ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().ok()?,
+                None => header_size(bytes).ok()?,
+            };
             (width.into(), height.into())
         }
     };
     width.checked_mul(height)
 }
 
-fn format_of(format: Format) -> ::image::ImageFormat {
+/// The name by which the `image` crate reads a format; nothing for those that it does not read here.
+fn format_of(format: Format) -> Option<::image::ImageFormat> {
     match format {
-        Format::Jpeg => ::image::ImageFormat::Jpeg,
-        Format::Png => ::image::ImageFormat::Png,
-        Format::WebP => ::image::ImageFormat::WebP,
-        Format::Gif => ::image::ImageFormat::Gif,
+        Format::Jpeg => Some(::image::ImageFormat::Jpeg),
+        Format::Png => Some(::image::ImageFormat::Png),
+        Format::WebP => Some(::image::ImageFormat::WebP),
+        Format::Gif => Some(::image::ImageFormat::Gif),
+        _ => None,
     }
 }
 
@@ -154,8 +160,15 @@ fn decode_on_white(bytes: &[u8], limits: &DecodeLimits) -> std::result::Result<R
     if format == Format::Jpeg {
         return decode(bytes, limits);
     }
+    let Some(format) = format_of(format) else {
+        let (mut image, alpha) = decode_with_alpha(bytes, limits)?;
+        for (pixel, alpha) in image.pixels.as_chunks_mut::<3>().0.iter_mut().zip(alpha) {
+            *pixel = pixel.map(|colour| on_white(colour, alpha));
+        }
+        return Ok(image);
+    };
     let corrupt = |e: ::image::ImageError| ImageError::Corrupt(e.to_string());
-    let reader = || ImageReader::with_format(Cursor::new(bytes), format_of(format));
+    let reader = || ImageReader::with_format(Cursor::new(bytes), format);
     let (width, height) = reader().into_dimensions().map_err(corrupt)?;
     limits.check(width, height)?;
     let mut reader = reader();
@@ -170,13 +183,18 @@ fn decode_on_white(bytes: &[u8], limits: &DecodeLimits) -> std::result::Result<R
     Ok(RgbImage { width, height, pixels: flatten(decoded) })
 }
 
-/// `alpha / 255 * colour + 255 - alpha`, rounded; no product is halfway between two levels.
 fn flatten(image: DynamicImage) -> Vec<u8> {
     let blend = |pixel: &::image::Rgba<u8>| {
-        let [r, g, b, alpha] = pixel.0.map(u32::from);
-        [r, g, b].map(|colour| ((colour * alpha + (255 - alpha) * 255 + 127) / 255) as u8)
+        let [r, g, b, alpha] = pixel.0;
+        [r, g, b].map(|colour| on_white(colour, alpha))
     };
     image.into_rgba8().pixels().flat_map(blend).collect()
+}
+
+/// `alpha / 255 * colour + 255 - alpha`, rounded; no product is halfway between two levels.
+fn on_white(colour: u8, alpha: u8) -> u8 {
+    let (colour, alpha) = (u32::from(colour), u32::from(alpha));
+    ((colour * alpha + (255 - alpha) * 255 + 127) / 255) as u8
 }
 
 /// The image at the size that the mode asks for.
@@ -325,11 +343,36 @@ mod tests {
     }
 
     #[test]
+    fn bitmaps_and_tiffs_are_decoded_and_their_alpha_is_flattened() {
+        let golden = |name: &str| {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats");
+            std::fs::read(folder.join(name)).unwrap()
+        };
+        for name in ["rgb32_masks5.bmp", "rgba8_straight.tif", "rgb24.bmp", "oriented6.tif"] {
+            let bytes = golden(name);
+            let (image, alpha) = decode_with_alpha(&bytes, &DecodeLimits::default()).unwrap();
+            assert_eq!(header_pixels(&bytes), Some(u64::from(image.width * image.height)), "{name}");
+            assert_eq!(alpha.len() * 3, if name.contains('3') || name.contains('a') { image.pixels.len() } else { 0 });
+            let flat = decode_on_white(&bytes, &DecodeLimits::default()).unwrap();
+            let alphas = alpha.into_iter().chain(std::iter::repeat(255)).flat_map(|alpha| [alpha; 3]);
+            assert!(
+                flat.pixels.iter().eq(&image
+                    .pixels
+                    .iter()
+                    .zip(alphas)
+                    .map(|(c, a)| on_white(*c, a))
+                    .collect::<Vec<_>>())
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_picture_is_said_in_words_that_can_be_counted() {
         let said = |bytes: &[u8]| make(bytes, &PictureOptions { min_side: 10, ..options(ResizeMode::No) }).unwrap_err();
         assert_eq!(said(b"<!doctype html><title>gone</title>"), "not an image");
         assert_eq!(said(b""), "empty");
-        assert!(said(b"BM......").starts_with("unsupported: "));
+        assert_eq!(said(b"BM......"), "truncated");
+        assert!(said(b"\0\0\0\x0cftypavif").starts_with("unsupported_avif: "));
         assert!(said(&plain(5, 50)).starts_with("image too small: 5x50"));
         let mut bomb = plain(16, 16);
         bomb[16..24].copy_from_slice(&[0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);

@@ -8,10 +8,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::file::read_error;
 use super::options::{FetchOptions, ROW_GROUP_ROWS};
-use super::rows::{FAILED_TO_DOWNLOAD, Given, Outcome};
+use super::rows::{FAILED_TO_DOWNLOAD, Given, Outcome, counted};
 use super::run::{FetchSummary, Plan, Progress};
 use super::shards::{ShardStats, now};
-use super::worker::{BLOCKED_CONTENT, Worker};
+use super::worker::{BAD_LINE, BLOCKED_CONTENT, Worker};
 use crate::error::Result;
 
 /// Rows that are asked for at the same time, for each request that may be under way.
@@ -85,7 +85,8 @@ async fn failed_rows(worker: &Worker, shard: u32, stats: &ShardStats) -> Result<
     while let Some(batch) = batches.try_next().await.map_err(|e| read_error(&file.location, e))? {
         let [urls, statuses, messages] = [0, 1, 2].map(|column| batch.column(column).as_string::<i32>());
         for row in 0..batch.num_rows() {
-            if statuses.value(row) == FAILED_TO_DOWNLOAD && messages.value(row) != BLOCKED_CONTENT {
+            let is_final = [BLOCKED_CONTENT, BAD_LINE].contains(&counted(messages.value(row)));
+            if statuses.value(row) == FAILED_TO_DOWNLOAD && !is_final {
                 failed.push((first + row, urls.is_valid(row).then(|| urls.value(row).to_owned())));
             }
         }

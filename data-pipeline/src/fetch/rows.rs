@@ -133,6 +133,8 @@ pub(super) struct Given {
     pub(super) carried: Vec<ArrayRef>,
     pub(super) captions: ArrayRef,
     pub(super) urls: ArrayRef,
+    /// Reasons why rows of a text list have no values; null for the others.
+    pub(super) bad_lines: Option<ArrayRef>,
 }
 
 impl Given {
@@ -171,7 +173,12 @@ impl Given {
     /// Some of these rows.
     pub(super) fn slice(&self, start: usize, length: usize) -> Self {
         let carried = self.carried.iter().map(|column| column.slice(start, length)).collect();
-        Self { carried, captions: self.captions.slice(start, length), urls: self.urls.slice(start, length) }
+        Self {
+            carried,
+            captions: self.captions.slice(start, length),
+            urls: self.urls.slice(start, length),
+            bad_lines: self.bad_lines.as_ref().map(|column| column.slice(start, length)),
+        }
     }
 
     /// The input columns and the keys that rows of the output hold.
@@ -180,7 +187,8 @@ impl Given {
         let keys = batch.column(own + 2).as_string::<i32>();
         let keys = (0..keys.len()).map(|row| keys.value(row).to_owned()).collect();
         let carried = batch.columns()[..own].to_vec();
-        (Self { carried, captions: batch.column(own).clone(), urls: batch.column(own + 1).clone() }, keys)
+        let (captions, urls) = (batch.column(own).clone(), batch.column(own + 1).clone());
+        (Self { carried, captions, urls, bad_lines: None }, keys)
     }
 }
 

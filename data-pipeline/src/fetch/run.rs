@@ -12,11 +12,11 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::blocklist::Blocklist;
-use super::input::{Cursor, Input};
+use super::input::{Cursor, Input, Source};
 use super::options::FetchOptions;
 use super::retry;
 use super::rows::{Given, schema};
-use super::shards::{Found, ShardFiles, ShardStats, claim, now};
+use super::shards::{Found, Origin, ShardFiles, ShardStats, now};
 use super::worker::Worker;
 use crate::error::Result;
 use crate::store::Location;
@@ -62,6 +62,12 @@ pub struct FetchSummary {
     pub bytes_downloaded: u64,
     /// Bytes of the finished shards.
     pub shard_bytes: u64,
+    /// The columns of a text list that were read as URLs and captions, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list_columns: Option<String>,
+    /// Columns that the first file of the input lacks, each with a file that has it; they are not in the output.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_carried: Vec<String>,
 }
 
 impl FetchSummary {
@@ -114,12 +120,16 @@ pub async fn fetch(
     progress: impl Fn(Progress) + Sync,
 ) -> Result<FetchSummary> {
     options.validate()?;
-    let input = Input::open(input, &options.settings.columns).await?;
+    let source = Source::find(input).await?;
     let blocklist = Blocklist::load(options.url_blocklist.as_deref(), options.content_blocklist.as_deref()).await?;
+    let origin = Origin::new(&options.settings, blocklist.identity(), source.identity());
+    // A list is converted in the output, which must not be another input's.
+    origin.check(out).await?;
+    let input = Input::open(source, out, &options.settings.columns).await?;
     let format = options.settings.picture.format;
-    let files = ShardFiles { out: out.clone(), schema: schema(&input.carried, format)?, format };
+    let files = ShardFiles { out: out.clone(), schema: schema(input.carried(), format)?, format };
     let plans = plan(options, input.rows())?;
-    claim(out, &options.settings, blocklist.identity(), input.identity()).await?;
+    origin.claim(out).await?;
     let found = Found::list(out).await?;
     let worker = Worker::new(options, blocklist, files)?;
     let (kept, pending) = survey(&worker.files, &found, plans).await?;
@@ -128,6 +138,8 @@ pub async fn fetch(
     } else {
         complete(&worker, options, &input, &found, (kept, pending), &progress).await?
     };
+    summary.list_columns = input.note;
+    summary.not_carried = input.columns.not_carried;
     summary.rows_fetched = worker.rows.load(Ordering::Relaxed);
     summary.bytes_downloaded = worker.bytes.load(Ordering::Relaxed);
     Ok(summary)

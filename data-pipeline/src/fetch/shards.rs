@@ -3,6 +3,7 @@
 //! | object | written | says |
 //! |---|---|---|
 //! | `fetch.json` | first | which input and which settings this output is made from |
+//! | `_input/rows.part` | before it, where the input is a text list | the rows of the list, as Parquet |
 //! | `_parts/00000/0003.part` | appears complete | the rows of one part of an unfinished shard, as Parquet |
 //! | `00000.parquet` | appears complete, when all its parts are there | the shard |
 //! | `00000_stats.json` | after its shard | the shard is finished; counts by reason, and its size |
@@ -116,43 +117,52 @@ pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Takes the place for this input and these settings, or finds that it was taken for the same.
-///
-/// # Errors
-/// [`DataError::Setting`] when it was taken for something else, or holds shards of unknown origin.
-pub(super) async fn claim(
-    out: &Location,
-    settings: &Settings,
-    blocklists: Option<&str>,
-    input: Vec<FileIdentity>,
-) -> Result<()> {
-    let origin = Origin {
-        format_version: FORMAT_VERSION,
-        settings: settings.clone(),
-        blocklists: blocklists.map(Into::into),
-        input,
-    };
-    let place = out.child(ORIGIN);
-    if let Some(found) = place.read_if_there().await? {
-        return same(&place, &found, &origin);
+impl Origin {
+    /// The origin of an output of this version.
+    pub(super) fn new(settings: &Settings, blocklists: Option<&str>, input: Vec<FileIdentity>) -> Self {
+        let (settings, blocklists) = (settings.clone(), blocklists.map(Into::into));
+        Self { format_version: FORMAT_VERSION, settings, blocklists, input }
     }
-    if let Some((foreign, _)) = out.list(SHARD_SUFFIX).await?.first() {
-        return Err(DataError::Setting(format!(
-            "{}: there are Parquet files already ({}), and no {ORIGIN} says where they come from. Nothing was changed. \
-             Choose another place",
-            out.uri(),
-            foreign.uri()
-        )));
-    }
-    // Two runs that start at the same moment: where the store can create exclusively, one of them reads the other's.
-    let payload = PutPayload::from(json(&origin));
-    match place.store.put_opts(&place.path, payload, PutMode::Create.into()).await {
-        Ok(_) => Ok(()),
-        Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
-            place.write(json(&origin)).await
+
+    /// Whether the place is taken for this origin already. Changes nothing.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when it was taken for something else, or holds shards of unknown origin.
+    pub(super) async fn check(&self, out: &Location) -> Result<bool> {
+        let place = out.child(ORIGIN);
+        if let Some(found) = place.read_if_there().await? {
+            return same(&place, &found, self).map(|()| true);
         }
-        Err(object_store::Error::AlreadyExists { .. }) => same(&place, &place.read().await?, &origin),
-        Err(source) => Err(place.error("write", source)),
+        match out.list(SHARD_SUFFIX).await?.first() {
+            None => Ok(false),
+            Some((foreign, _)) => Err(DataError::Setting(format!(
+                "{}: there are Parquet files already ({}), and no {ORIGIN} says where they come from. Nothing was \
+                 changed. Choose another place",
+                out.uri(),
+                foreign.uri()
+            ))),
+        }
+    }
+
+    /// Takes the place, or finds that it was taken for the same.
+    ///
+    /// # Errors
+    /// Those of [`Self::check`].
+    pub(super) async fn claim(&self, out: &Location) -> Result<()> {
+        if self.check(out).await? {
+            return Ok(());
+        }
+        let place = out.child(ORIGIN);
+        // Two runs that start at the same moment: where the store can create exclusively, one of them reads the other's.
+        let payload = PutPayload::from(json(self));
+        match place.store.put_opts(&place.path, payload, PutMode::Create.into()).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                place.write(json(self)).await
+            }
+            Err(object_store::Error::AlreadyExists { .. }) => same(&place, &place.read().await?, self),
+            Err(source) => Err(place.error("write", source)),
+        }
     }
 }
 

@@ -18,6 +18,9 @@ use crate::error::Result;
 /// The reason of rows that the list of contents blocks; asking for them again would change nothing.
 pub(super) const BLOCKED_CONTENT: &str = "blocked_content";
 
+/// The reason of lines of a text list that are no rows; there is nothing to ask for again.
+pub(super) const BAD_LINE: &str = "bad_line";
+
 /// Everything that turns rows of the input into rows of the output.
 pub(super) struct Worker {
     downloader: Downloader,
@@ -66,6 +69,12 @@ impl Worker {
         Ok(outcome)
     }
 
+    /// The outcome of a line without a row's values.
+    fn bad_line(&self, reason: &str) -> Outcome {
+        self.rows.fetch_add(1, Ordering::Relaxed);
+        Outcome::not_downloaded(format!("{BAD_LINE}: {reason}"))
+    }
+
     async fn outcome(&self, url: Option<&str>, number: u64) -> Result<Outcome> {
         let Some(url) = url.filter(|url| !url.trim().is_empty()) else {
             return Ok(Outcome::not_downloaded("no_url"));
@@ -96,9 +105,13 @@ impl Worker {
         each: &(dyn Fn() + Sync),
     ) -> Result<()> {
         let urls = given.urls.as_string::<i32>();
+        let bad_lines = given.bad_lines.as_ref().map(|column| column.as_string::<i32>());
         let outcomes = rows.clone().enumerate().map(|(at, row)| async move {
             let url = urls.is_valid(at).then(|| urls.value(at));
-            let outcome = self.row(url, first + u64::from(row)).await;
+            let outcome = match bad_lines.filter(|reasons| reasons.is_valid(at)) {
+                Some(reasons) => Ok(self.bad_line(reasons.value(at))),
+                None => self.row(url, first + u64::from(row)).await,
+            };
             each();
             outcome
         });

@@ -5,7 +5,8 @@ use clap::Args;
 /// `blip2 data fetch`
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// Metadata with URLs and captions: a Parquet file or a prefix of them; a path, s3://, gs://, az://, http(s)://.
+    /// Metadata with URLs and captions: a Parquet file, a prefix of them, or one TSV, CSV, JSON Lines or JSON file; a path,
+    /// s3://, gs://, az://, http(s)://.
     pub input: String,
     /// Where the shards go: a path or an object-store URL (s3://, gs://, az://).
     #[arg(long, value_name = "URI")]
@@ -20,10 +21,12 @@ pub struct FetchArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// The column of URLs, in any case [default: url].
+    /// The column of URLs, in any case, or its number in a list without a header [default: url, image_url, img_url or
+    /// image_urls].
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub url_column: Option<String>,
-    /// The column of captions, in any case [default: caption, text or alt].
+    /// The column of captions, texts or lists of texts, in any case or by number [default: caption, captions, text, txt,
+    /// alt_text or alt].
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub caption_column: Option<String>,
     /// A column that is not carried into the shards; may be repeated.

@@ -12,6 +12,8 @@ use super::{block_on, print_json};
 use crate::cli::FetchArgs;
 use crate::progress::{Progress, bytes, count};
 
+/// Characters of a source's name; configs take 100.
+const MAX_NAME_CHARS: usize = 60;
 /// Reasons that are printed; `--json` has all.
 const REASONS_SHOWN: usize = 20;
 
@@ -103,7 +105,49 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<()> {
         return print_json(&json!({ "schema_version": 1, "seconds": seconds, "fetch": summary }));
     }
     print_summary(args, &summary, seconds);
+    print_source(args, &summary);
     Ok(())
+}
+
+/// Prints what the shards are to a config.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print_source(args: &FetchArgs, summary: &FetchSummary) {
+    for column in &summary.not_carried {
+        println!("not carried, as the first file has no such column: {column}");
+    }
+    if let Some(columns) = &summary.list_columns {
+        println!("{}: {columns}", args.input);
+    }
+    println!("for data.sources of a config:\n  - {}", source(&args.out));
+}
+
+/// The source of shards at `uri` as one line of YAML.
+fn source(uri: &str) -> String {
+    let uri = uri.trim_end_matches('/');
+    format!("{{ name: {}, kind: parquet, uri: {}, weight: 1.0 }}", scalar(&source_name(uri)), scalar(uri))
+}
+
+/// A text as a scalar of YAML, with quotation marks where it could be read as something else.
+fn scalar(text: &str) -> String {
+    const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':');
+    let begins_plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+    let is_word = WORDS.iter().any(|word| word.eq_ignore_ascii_case(text));
+    match begins_plain && !is_word && !text.ends_with(':') && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => serde_json::Value::from(text).to_string(),
+    }
+}
+
+/// A name that configs take (letters, digits, `.`, `_`, `-`), from the last folder of `uri`.
+fn source_name(uri: &str) -> String {
+    let folder = uri.rsplit(['/', ':']).next().unwrap_or_default();
+    let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = folder.chars().map(|c| if is_kept(c) { c } else { '_' }).take(MAX_NAME_CHARS).collect();
+    match name.trim_start_matches(['.', '-', '_']) {
+        "" => "fetched".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -134,5 +178,36 @@ fn print_summary(args: &FetchArgs, summary: &FetchSummary, seconds: f64) {
     }
     if reasons.len() > REASONS_SHOWN {
         println!("  and {} more reasons; --json has them all", reasons.len() - REASONS_SHOWN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_source_is_one_that_configs_take() {
+        for (uri, name) in [
+            ("shards/cc3m", "cc3m"),
+            ("s3://bucket/laion400m/", "laion400m"),
+            ("s3://bucket", "bucket"),
+            ("a folder/été 1", "t__1"),
+            ("../.hidden", "hidden"),
+            ("2024", "2024"),
+            ("/x/null", "null"),
+            ("..", "fetched"),
+            ("x/a: b, {c}", "b___c_"),
+        ] {
+            let found: serde_yaml::Value = serde_yaml::from_str(&source(uri)).unwrap();
+            assert_eq!(found["name"].as_str(), Some(name), "{}", source(uri));
+            assert_eq!(found["uri"].as_str(), Some(uri.trim_end_matches('/')), "{}", source(uri));
+            assert_eq!((found["kind"].as_str(), found["weight"].as_f64()), (Some("parquet"), Some(1.0)));
+            let tiny = configs::preset("tiny").unwrap();
+            let start = tiny.find("  sources:\n").unwrap() + "  sources:\n".len();
+            let length: usize = tiny[start..].lines().take_while(|l| l.starts_with("   ")).map(|l| l.len() + 1).sum();
+            let config = format!("{}    - {}\n{}", &tiny[..start], source(uri), &tiny[start + length..]);
+            let loaded = configs::load_str("config", &config, &configs::Overrides::none());
+            assert!(loaded.is_ok(), "{}: {:?}", source(uri), loaded.err());
+        }
     }
 }

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise and says what it saw")]
 
 mod answers;
+mod lists;
 mod resume;
 mod site;
