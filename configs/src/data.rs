@@ -104,8 +104,22 @@ section! {
         pub weight: f64 => Rule::above(0.0),
         /// Of a sample's captions, best first, how many one is drawn from; null for all.
         pub top_captions: Option<usize> = None => Rule::at_least(1.0),
+        /// Columns of Parquet, or members of tars, that are read in place of those with the usual names; null for these.
+        pub columns: Option<Columns> = None,
         /// Which samples are used.
         pub filters: Filters = all_defaults(),
+    }
+}
+
+section! {
+    /// Names of columns of Parquet, or of members of tars by what follows the key; null for the usual ones.
+    pub struct Columns {
+        /// Encoded images: binary, or a struct with binary `bytes`; in tars an extension, such as `left.png`.
+        pub image: Option<String> = None => Rule::NotEmpty,
+        /// Captions: texts or lists of texts; in tars an extension, such as `caption.txt`, or a key of the JSON.
+        pub caption: Option<String> = None => Rule::NotEmpty,
+        /// Keys of samples; in tars a key of the JSON.
+        pub key: Option<String> = None => Rule::NotEmpty,
     }
 }
 
@@ -198,7 +212,8 @@ section! {
 }
 
 section! {
-    /// Which samples are used; null for no limit. Samples without the column in question pass.
+    /// Which samples are used; null for no limit. Samples without the column in question pass, but for `max_nsfw`: what is
+    /// not known to be safe is left out.
     pub struct Filters {
         /// Shortest side of the image in pixels.
         pub min_side: Option<u64> = None => Rule::at_least(1.0),

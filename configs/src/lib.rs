@@ -39,8 +39,8 @@ mod validate;
 
 pub use cluster::{Backend, Cluster, Container, Logs, PreemptSignal, Reduction, Restarts, Slurm, Timeouts};
 pub use data::{
-    AnnotatedSource, Augment, Data, Filters, LaionSource, Loader, Nsfw, Resize, ShardSource, Source, SyntheticSource,
-    VqaSource,
+    AnnotatedSource, Augment, Columns, Data, Filters, LaionSource, Loader, Nsfw, Resize, ShardSource, Source,
+    SyntheticSource, VqaSource,
 };
 pub use flops::Flops;
 pub use gpus::Gpu;
