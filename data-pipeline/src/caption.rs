@@ -54,6 +54,11 @@ impl Cleaner {
     }
 }
 
+/// Whether nothing is left of a caption once it is cleaned: white space and characters that are taken out.
+pub fn is_blank(raw: &str) -> bool {
+    raw[..raw.floor_char_boundary(MAX_RAW_BYTES)].chars().all(|c| is_removed(c) || is_python_space(c))
+}
+
 /// Python's `str.lower` of the first [`MAX_RAW_BYTES`]: full Unicode lower-casing with the final-sigma rule.
 ///
 /// Rust's tables are of a newer Unicode version than Python 3.11's (14.0); only characters assigned later differ.
@@ -127,6 +132,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_caption_is_blank_when_cleaning_leaves_nothing(raw in "[ .!\\n\\u{a0}#a~]{0,8}") {
+            // A single tab or line feed inside is all that cleaning may leave of a blank one.
+            let clean = Cleaner::default().caption(&raw);
+            prop_assert_eq!(is_blank(&raw), clean.trim().is_empty());
+        }
+
         #[test]
         fn a_clean_caption_has_no_removed_character_and_few_words(raw: String, max_words in 1usize..6) {
             let clean = Cleaner { max_words, prompt: String::new() }.caption(&raw);

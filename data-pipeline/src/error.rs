@@ -58,13 +58,11 @@ pub enum DataError {
         what: String,
     },
     /// A file of annotations that cannot be used.
-    #[error(
-        "{uri}: {problem}. Expected COCO's `images` and `annotations`, Visual Genome's list of `id` and `regions`, or a list of `image` and `caption`"
-    )]
+    #[error("{uri}: {problem}")]
     Annotations {
         /// The file.
         uri: String,
-        /// What is wrong with it.
+        /// What is wrong with it, and what was expected.
         problem: String,
     },
     /// A file of a benchmark, or its folder of images, that cannot be used as it is: all that is wrong with it.
@@ -85,6 +83,46 @@ pub enum DataError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A shard in a form that is not read.
+    #[error("{uri}: {problem}. {advice}")]
+    NotRead {
+        /// The shard.
+        uri: String,
+        /// What was found.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A source of which too much cannot be read.
+    #[error(
+        "{uri}: {bad} of {all} {what} cannot be read, more than data.loader.max_bad_fraction = {limit} allows; first: {first}. Mend or remove them, raise the limit, or make the catalogue with `blip2 data index`, which leaves them out"
+    )]
+    TooManyUnread {
+        /// The source.
+        uri: String,
+        /// Shards or entries.
+        what: &'static str,
+        /// Those that cannot be read.
+        bad: u64,
+        /// All of them.
+        all: u64,
+        /// The configured limit.
+        limit: f64,
+        /// The first problem.
+        first: String,
+    },
+    /// A source without a row that training can use.
+    #[error("{uri}: none of its {rows} rows can be used for training ({reasons}). {advice}")]
+    NothingUsable {
+        /// The source.
+        uri: String,
+        /// Rows that were looked at.
+        rows: u64,
+        /// Rows left out by reason.
+        reasons: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A catalogue that does not belong to the source or cannot be read.
     #[error("{uri}: {problem}. {advice}")]
     Catalog {
@@ -97,7 +135,7 @@ pub enum DataError {
     },
     /// A shard whose columns are not those of an image-text shard.
     #[error(
-        "{uri}: {problem}; columns found: {columns}. Expected img2dataset's Parquet output: a text column `caption` and a binary column `jpg`, `png` or `webp`"
+        "{uri}: {problem}; columns found: {columns}. Expected encoded images (`jpg`, `png`, `webp`, `image` …: binary, or a struct with `bytes`) and captions (`caption`, `captions`, `text` …: texts or lists of texts); name others with data.sources[].columns"
     )]
     Schema {
         /// The shard.
@@ -109,13 +147,13 @@ pub enum DataError {
     },
     /// Too many samples could not be used.
     #[error(
-        "{bad} of {seen} samples could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}{list}"
+        "{bad} of {tried} samples that were tried could not be used ({reasons}), more than data.loader.max_bad_fraction = {limit} allows. First ones: {examples}{list}"
     )]
     TooManyBad {
         /// Samples that failed.
         bad: u64,
-        /// Samples tried.
-        seen: u64,
+        /// Samples tried, those that took the place of others included.
+        tried: u64,
         /// Count by reason.
         reasons: String,
         /// The configured limit.
@@ -155,7 +193,7 @@ impl DataError {
     /// Whether it tells of what a shard holds, and not of the store that it is in: trying again would not help, and other
     /// shards are none the worse.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Parquet { .. } | Self::Schema { .. } | Self::Tar { .. })
+        matches!(self, Self::Parquet { .. } | Self::Schema { .. } | Self::Tar { .. } | Self::NotRead { .. })
     }
 }
 

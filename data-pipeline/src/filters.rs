@@ -11,36 +11,32 @@ const LEAST_LETTERS: f64 = 0.5;
 /// Characters after the last dot of a file's name at most.
 const LONGEST_EXTENSION: usize = 4;
 
-/// What is known of a row without decoding its image. Nothing where the source has no such column.
+/// Facts about a row that are known without decoding its image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
-    /// img2dataset's status.
-    pub status: Option<&'a str>,
-    /// Whether the source tells of captions at all.
-    pub tells_caption: bool,
-    /// The caption; nothing when it is null.
+    /// The reason why the row cannot be used whatever the filters are ([`crate::rows::Rows::unusable`]).
+    pub unusable: Option<&'static str>,
+    /// The caption that filters judge; none where the source tells of none.
     pub caption: Option<&'a str>,
     /// Sides of the image in pixels, in any order: LAION swaps them.
     pub sides: Option<(u64, u64)>,
-    /// LAION's class of unsafe content.
-    pub nsfw: Option<&'a str>,
-    /// CLIP similarity of image and caption.
+    /// Class of unsafe content; none where none can be read.
+    pub nsfw: Option<Nsfw>,
+    /// CLIP similarity of image and caption; NaN where the row has one that cannot be read, none where the source has none.
     pub similarity: Option<f64>,
 }
 
 /// Rows that a filter left out, by reason.
 pub type Rejected = BTreeMap<String, u64>;
 
-/// Why a row is not used; nothing when it is.
+/// The reason why a row is not used; none when it is.
+///
+/// A row whose class of unsafe content cannot be read is as unsafe as any: it passes where every class passes.
 pub fn reject(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
-    if let Some(reason) = facts.status.and_then(refused_by_status) {
-        return Some(reason);
+    if facts.unusable.is_some() {
+        return facts.unusable;
     }
-    if facts.tells_caption {
-        let caption = facts.caption.unwrap_or_default().trim();
-        if caption.is_empty() {
-            return Some("no_caption");
-        }
+    if let Some(caption) = facts.caption.map(str::trim) {
         let characters = caption.chars().count() as u64;
         if filters.min_caption_chars.is_some_and(|least| characters < least) {
             return Some("caption_too_short");
@@ -61,15 +57,33 @@ pub fn reject(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
             return Some("image_too_long");
         }
     }
-    if filters.max_nsfw.is_some_and(|most| facts.nsfw.is_some_and(|class| suspicion(class) > suspicion_of(most))) {
-        return Some("nsfw");
-    }
-    if filters.min_similarity.is_some_and(|least| facts.similarity.is_some_and(|value| value.is_nan() || value < least))
-    {
-        return Some("similarity");
-    }
-    None
+    reject_by_metadata(filters, facts)
 }
+
+/// The part of [`reject`] that LAION's metadata decide.
+pub(crate) fn reject_by_metadata(filters: &Filters, facts: &Facts<'_>) -> Option<&'static str> {
+    if let Some(most) = filters.max_nsfw.filter(|most| *most != Nsfw::Nsfw) {
+        match facts.nsfw {
+            None => return Some("nsfw_unknown"),
+            Some(class) if suspicion(class) > suspicion(most) => return Some("nsfw"),
+            Some(_) => (),
+        }
+    }
+    let is_below = |least: f64| facts.similarity.is_some_and(|value| value.is_nan() || value < least);
+    filters.min_similarity.is_some_and(is_below).then_some("similarity")
+}
+
+/// Reasons that filters of a config give; every other reason is the data's own.
+pub const FILTER_REASONS: [&str; 8] = [
+    "caption_too_short",
+    "caption_too_long",
+    "junk_caption",
+    "image_too_small",
+    "image_too_long",
+    "nsfw",
+    "nsfw_unknown",
+    "similarity",
+];
 
 /// The status of rows that `blip2 data filter` found no caption for.
 pub const FILTERED: &str = "filtered";
@@ -83,16 +97,20 @@ pub fn refused_by_status(status: &str) -> Option<&'static str> {
     }
 }
 
-/// How suspect a class of the NSFW column is. What is neither of LAION's three classes counts as undecided.
-fn suspicion(class: &str) -> u8 {
-    match class.to_ascii_lowercase().as_str() {
-        "unlikely" => suspicion_of(Nsfw::Unlikely),
-        "nsfw" => suspicion_of(Nsfw::Nsfw),
-        _ => suspicion_of(Nsfw::Unsure),
-    }
+/// LAION's class of unsafe content; none for any other word, of which it is not known how unsafe it is.
+pub fn class_of(word: &str) -> Option<Nsfw> {
+    [Nsfw::Unlikely, Nsfw::Unsure, Nsfw::Nsfw]
+        .into_iter()
+        .find(|class| word.trim().eq_ignore_ascii_case(class.as_str()))
 }
 
-fn suspicion_of(class: Nsfw) -> u8 {
+/// The worst of several classes of one row; none when one of them cannot be read, or there is none.
+pub(crate) fn worst(classes: impl IntoIterator<Item = Option<Nsfw>>) -> Option<Nsfw> {
+    let all: Option<Vec<Nsfw>> = classes.into_iter().collect();
+    all?.into_iter().max_by_key(|class| suspicion(*class))
+}
+
+fn suspicion(class: Nsfw) -> u8 {
     match class {
         Nsfw::Unlikely => 0,
         Nsfw::Unsure => 1,
@@ -131,11 +149,11 @@ mod tests {
 
     fn filters() -> Filters {
         Filters {
-            min_side: Some(100),
+            min_side: Some(200),
             max_aspect: Some(3.0),
             max_nsfw: Some(Nsfw::Unlikely),
             min_similarity: Some(0.3),
-            min_caption_chars: Some(3),
+            min_caption_chars: Some(5),
             max_caption_chars: Some(20),
             drop_junk_captions: true,
         }
@@ -143,41 +161,53 @@ mod tests {
 
     fn good() -> Facts<'static> {
         Facts {
-            status: Some("success"),
-            tells_caption: true,
-            caption: Some("a red bicycle"),
-            sides: Some((200, 300)),
-            nsfw: Some("UNLIKELY"),
-            similarity: Some(0.31),
+            unusable: None,
+            caption: Some("a dog runs"),
+            sides: Some((400, 250)),
+            nsfw: Some(Nsfw::Unlikely),
+            similarity: Some(0.3),
         }
     }
 
+    fn reason(change: impl Fn(&mut Facts<'static>)) -> Option<&'static str> {
+        let mut facts = good();
+        change(&mut facts);
+        reject(&filters(), &facts)
+    }
+
     #[test]
-    fn each_filter_names_its_reason() {
-        let reason = |change: fn(&mut Facts<'static>)| {
-            let mut facts = good();
-            change(&mut facts);
-            reject(&filters(), &facts)
-        };
+    fn each_filter_has_its_reason() {
         assert_eq!(reason(|_| ()), None);
-        assert_eq!(reason(|f| f.status = Some("failed_to_download")), Some("download_failed"));
-        assert_eq!(reason(|f| f.status = Some(FILTERED)), Some("filtered"));
-        assert_eq!(reason(|f| f.caption = None), Some("no_caption"));
-        assert_eq!(reason(|f| f.caption = Some(" \n")), Some("no_caption"));
-        assert_eq!(reason(|f| f.caption = Some("ab")), Some("caption_too_short"));
-        assert_eq!(reason(|f| f.caption = Some("a caption of more than twenty")), Some("caption_too_long"));
-        assert_eq!(reason(|f| f.caption = Some("IMG_0001.JPG")), Some("junk_caption"));
-        assert_eq!(reason(|f| f.sides = Some((99, 200))), Some("image_too_small"));
-        assert_eq!(reason(|f| f.sides = Some((301, 100))), Some("image_too_long"));
-        assert_eq!(reason(|f| f.nsfw = Some("UNSURE")), Some("nsfw"));
-        assert_eq!(reason(|f| f.nsfw = Some("?")), Some("nsfw"));
+        assert_eq!(reason(|f| f.unusable = Some("no_image")), Some("no_image"));
+        assert_eq!(reason(|f| f.caption = Some(" dog ")), Some("caption_too_short"));
+        assert_eq!(reason(|f| f.caption = Some("a dog runs in the grass")), Some("caption_too_long"));
+        assert_eq!(reason(|f| f.caption = Some("IMG_20991.jpg")), Some("junk_caption"));
+        assert_eq!(reason(|f| f.sides = Some((199, 400))), Some("image_too_small"));
+        assert_eq!(reason(|f| f.sides = Some((200, 601))), Some("image_too_long"));
+        assert_eq!(reason(|f| f.nsfw = Some(Nsfw::Unsure)), Some("nsfw"));
         assert_eq!(reason(|f| f.similarity = Some(0.29)), Some("similarity"));
         assert_eq!(reason(|f| f.similarity = Some(f64::NAN)), Some("similarity"));
     }
 
     #[test]
-    fn what_a_source_does_not_tell_passes() {
-        assert_eq!(reject(&filters(), &Facts::default()), None);
+    fn facts_that_a_source_lacks_pass_except_for_safety() {
+        let lacking = |filters: &Filters| reject(filters, &Facts::default());
+        assert_eq!(lacking(&filters()), Some("nsfw_unknown"));
+        assert_eq!(lacking(&Filters { max_nsfw: Some(Nsfw::Unsure), ..filters() }), Some("nsfw_unknown"));
+        assert_eq!(lacking(&Filters { max_nsfw: Some(Nsfw::Nsfw), ..filters() }), None, "every class passes");
+        assert_eq!(lacking(&Filters { max_nsfw: None, ..filters() }), None);
+    }
+
+    #[test]
+    fn a_class_is_one_of_three_words() {
+        assert_eq!(class_of("UNLIKELY"), Some(Nsfw::Unlikely));
+        assert_eq!(class_of(" nsfw "), Some(Nsfw::Nsfw));
+        for other in ["", "?", "0.98", "false", "safe"] {
+            assert_eq!(class_of(other), None, "{other}");
+        }
+        assert_eq!(worst([Some(Nsfw::Unlikely), Some(Nsfw::Nsfw)]), Some(Nsfw::Nsfw));
+        assert_eq!(worst([Some(Nsfw::Unlikely), None]), None);
+        assert_eq!(worst([]), None);
     }
 
     #[test]

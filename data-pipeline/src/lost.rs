@@ -102,8 +102,34 @@ pub fn reason(error: &DataError) -> Option<&'static str> {
     match error {
         DataError::Store { .. } => Some("shard_unavailable"),
         DataError::Changed { .. } => Some("shard_changed"),
-        DataError::Parquet { .. } | DataError::Tar { .. } => Some("shard_damaged"),
+        DataError::Parquet { .. } | DataError::Tar { .. } | DataError::NotRead { .. } => Some("shard_damaged"),
         DataError::Schema { .. } => Some("shard_columns"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::reasons::ROW_GROUP_REASONS;
+
+    #[test]
+    fn every_error_that_costs_a_row_group_has_its_reason() {
+        let (uri, problem) = (String::new(), String::new());
+        let parquet = Arc::new(parquet::errors::ParquetError::General(String::new()));
+        let missing = object_store::Error::NotFound { path: String::new(), source: "gone".into() };
+        let errors = [
+            DataError::Store { uri: uri.clone(), action: "read", advice: "", source: Box::new(missing) },
+            DataError::Changed { uri: uri.clone(), what: String::new() },
+            DataError::Parquet { uri: uri.clone(), source: parquet },
+            DataError::Tar { uri: uri.clone(), problem: problem.clone() },
+            DataError::NotRead { uri: uri.clone(), problem: problem.clone(), advice: "" },
+            DataError::Schema { uri, problem, columns: String::new() },
+        ];
+        let given: std::collections::BTreeSet<&str> = errors.iter().filter_map(reason).collect();
+        assert_eq!(given, ROW_GROUP_REASONS.iter().map(|(name, _)| *name).collect());
+        assert_eq!(reason(&DataError::Stopped), None, "not an error of a row group");
     }
 }

@@ -1,19 +1,23 @@
 //! Parquet shards in an object store: footers, and row groups or parts of them by ranged reads.
 
+mod columns;
 mod raw_text;
 mod whole;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, ListArray, StringArray};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{concat_batches, nullif};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::{FutureExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
@@ -21,24 +25,11 @@ use crate::error::{DataError, Result};
 use crate::object_reader::{Footer, ObjectReader, panicked, parquet_error, read_error};
 use crate::store::Location;
 
+pub(crate) use columns::{CAPTION_COLUMNS, is_text, is_text_list};
+pub use columns::{Columns, IMAGE_COLUMNS, ImageColumn};
 pub(crate) use raw_text::is_not_utf8;
 
-/// Image columns in the order of preference. img2dataset names the column after its encode format.
-pub const IMAGE_COLUMNS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-/// Columns of a shard that training reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Columns {
-    /// Encoded image bytes.
-    pub image: String,
-    /// The caption.
-    pub caption: String,
-    /// Several captions of one image, when the shard has them.
-    pub captions: Option<String>,
-    /// img2dataset's per-row status, when the shard has it.
-    pub status: Option<String>,
-    /// img2dataset's key, when the shard has it.
-    pub key: Option<String>,
-}
+use crate::rows::{Rows, first_texts};
 
 /// One shard: its place, its footer and its columns.
 #[derive(Clone)]
@@ -67,44 +58,31 @@ pub struct Part {
     pub rows: u32,
 }
 
-/// The rows of one part.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// Encoded images; null where the download failed. Views of the pages as read: images are not copied once more.
-    pub images: BinaryViewArray,
-    /// Captions; may be null.
-    pub captions: StringArray,
-    /// Several captions per image, when the shard has them.
-    pub all_captions: Option<ListArray>,
-    /// A question about each image, in sources of questions; the captions are its answers.
-    pub questions: Option<StringArray>,
-    /// Several questions about each image with an answer each, of shards whose questions were asked for.
-    pub question_lists: Option<ListArray>,
-    /// Per-row status, when the shard has it.
-    pub status: Option<StringArray>,
-    /// Per-row key, when the shard has it.
-    pub keys: Option<StringArray>,
-    /// Rows whose caption is no UTF-8; null in `captions`.
-    pub bad_texts: BTreeSet<usize>,
+/// Rows whose images are null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NullImages {
+    None,
+    Some,
+    All,
+    Unknown,
 }
 
-impl Rows {
-    /// Bytes that these rows hold in memory.
-    pub fn bytes(&self) -> usize {
-        self.images.get_array_memory_size() + self.captions.get_array_memory_size()
-    }
-}
+/// A record batch, and by column the rows of which a text is no UTF-8; it is null.
+pub(crate) type Mended = (RecordBatch, BTreeMap<String, BTreeSet<usize>>);
 
 impl Shard {
-    /// Reads a shard's footer and checks its columns.
+    /// Reads a shard's footer and finds its columns: those that `choice` names, or those with the usual names.
     ///
     /// # Errors
-    /// [`DataError::Store`], [`DataError::Parquet`] or [`DataError::Schema`], each with the shard's URI.
-    pub async fn open(location: Location, size: u64) -> Result<Self> {
+    /// [`DataError::Store`], [`DataError::Parquet`], [`DataError::Schema`] or [`DataError::NotRead`], each with the shard's
+    /// URI.
+    pub async fn open(location: Location, size: u64, choice: Option<&configs::Columns>) -> Result<Self> {
         let mut shard = Self::open_any(location, size).await?;
-        shard.columns = find_columns(&shard.location, shard.schema())?;
+        let found = Columns::find(shard.schema(), choice);
+        shard.columns = found.map_err(|problem| schema_error(&shard.location, shard.schema(), problem))?;
+        shard.check_codecs()?;
         shard.metadata =
-            with_views(shard.metadata, &shard.columns.image).map_err(|e| read_error(&shard.location, e))?;
+            with_views(shard.metadata, &shard.columns.images).map_err(|e| read_error(&shard.location, e))?;
         Ok(shard)
     }
 
@@ -116,6 +94,20 @@ impl Shard {
         let Footer { metadata, fingerprint, reader } = Footer::read(&location, size).await?;
         let (columns, schema) = (Columns::default(), metadata.schema().clone());
         Ok(Self { location, size, fingerprint, columns, schema, metadata, reader })
+    }
+
+    /// # Errors
+    /// [`DataError::NotRead`] for a compression that is not read.
+    fn check_codecs(&self) -> Result<()> {
+        let chunks = self.metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
+        match chunks.into_iter().find(|chunk| matches!(chunk.compression(), Compression::LZO)) {
+            None => Ok(()),
+            Some(chunk) => Err(DataError::NotRead {
+                uri: self.location.uri().into(),
+                problem: format!("column `{}` is compressed with LZO, which is not read", chunk.column_path()),
+                advice: "Write it with zstd, snappy, gzip, brotli, lz4 or without compression",
+            }),
+        }
     }
 
     /// The Arrow schema of the file.
@@ -155,59 +147,54 @@ impl Shard {
     }
 
     fn row_group_bytes(&self, index: usize) -> u64 {
-        let wanted = self.wanted();
+        let wanted = self.columns.paths();
         let group = self.metadata.metadata().row_group(index);
-        let columns = group.columns().iter();
-        columns
-            .filter(|c| wanted.iter().any(|w| c.column_path().parts().first().is_some_and(|root| root == w)))
-            .map(|c| c.uncompressed_size().max(0) as u64)
-            .sum()
+        let columns = group.columns().iter().filter(|column| {
+            let path = column.column_path().string();
+            wanted.iter().any(|own| {
+                path.strip_prefix(own.as_str()).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+            })
+        });
+        columns.map(|column| column.uncompressed_size().max(0) as u64).sum()
     }
 
-    fn wanted(&self) -> Vec<&str> {
-        let c = &self.columns;
-        let optional = [&c.captions, &c.status, &c.key];
-        [&c.image, &c.caption]
-            .into_iter()
-            .map(String::as_str)
-            .chain(optional.into_iter().flatten().map(String::as_str))
-            .collect()
+    /// Rows of a part whose images are null, as far as the footer tells.
+    pub(crate) fn null_images(&self, part: &Part) -> NullImages {
+        let group = self.metadata.metadata().row_group(part.row_group as usize);
+        let nulls = |column: &ImageColumn| {
+            let path = column.path();
+            let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == path)?;
+            chunk.statistics()?.null_count_opt()
+        };
+        let nulls: Vec<Option<u64>> = self.columns.images.iter().map(nulls).collect();
+        let rows = group.num_rows().max(0) as u64;
+        match nulls.as_slice() {
+            all if all.contains(&Some(0)) => NullImages::None,
+            all if all.contains(&None) => NullImages::Unknown,
+            all if all.iter().all(|nulls| *nulls == Some(rows)) => NullImages::All,
+            _ => NullImages::Some,
+        }
     }
 
-    /// Reads the training columns of a part.
+    /// Reads the training columns of a part. One text that is no UTF-8 costs itself alone.
     ///
     /// # Errors
     /// [`DataError::Store`] when the store fails after its retries, [`DataError::Parquet`] when the bytes are damaged,
     /// [`DataError::Changed`] when the shard is not the one that was opened.
     pub async fn read(&self, part: &Part) -> Result<Rows> {
-        match self.read_columns(part, &self.wanted()).await {
-            Ok(batch) => self.rows(part, &batch, None),
-            // One text that is no UTF-8 must not cost its whole row group: texts are read as bytes.
-            Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => {
-                let without: Vec<&str> = self.wanted();
-                let without: Vec<&str> = without.into_iter().filter(|name| !self.is_caption(name)).collect();
-                let batch = self.read_columns(part, &without).await?;
-                let texts = raw_text::read(&self.reader, self.metadata.metadata(), part, &self.columns.caption).await;
-                self.rows(part, &batch, Some(texts.map_err(|e| read_error(&self.location, e))?))
-            }
-            Err(error) => Err(error),
-        }
+        let wanted = self.columns.paths();
+        let read = self.read_mended(part, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        self.rows(part, &read)
     }
 
-    fn is_caption(&self, name: &str) -> bool {
-        name == self.columns.caption || Some(name) == self.columns.captions.as_deref()
-    }
-
-    fn rows(&self, part: &Part, batch: &RecordBatch, texts: Option<raw_text::Texts>) -> Result<Rows> {
-        let text = |name: &str| self.cast(batch, name, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
-        let binary = self.cast(batch, &self.columns.image, &DataType::BinaryView)?;
-        let all_captions = match &self.columns.captions {
-            Some(name) if texts.is_none() => Some(self.captions_of(batch, name)?),
-            _ => None,
-        };
-        let (captions, bad_texts) = match texts {
-            Some(texts) => texts,
-            None => (text(&self.columns.caption)?, BTreeSet::new()),
+    fn rows(&self, part: &Part, (batch, bad): &Mended) -> Result<Rows> {
+        let text = |name: &str| self.texts_of(batch, name);
+        let images = self.images_of(batch)?;
+        let all_captions = self.columns.captions.as_deref().map(|name| self.lists_of(batch, name)).transpose()?;
+        let captions = match (&self.columns.caption, &all_captions) {
+            (Some(name), _) => text(name)?,
+            (None, Some(lists)) => first_texts(lists),
+            (None, None) => StringArray::new_null(batch.num_rows()),
         };
         // A damaged footer may promise more rows than the pages hold, or fewer.
         let expected = part.rows as usize;
@@ -215,21 +202,103 @@ impl Shard {
             let problem = format!("its footer says {expected} rows, its pages hold {}", batch.num_rows());
             return Err(parquet_error(&self.location, ParquetError::General(problem)));
         }
+        let of_captions = [&self.columns.caption, &self.columns.captions].into_iter().flatten();
         Ok(Rows {
-            images: binary.as_binary_view().clone(),
+            images,
             captions,
             all_captions,
             questions: None,
             question_lists: None,
             status: self.columns.status.as_deref().map(text).transpose()?,
             keys: self.columns.key.as_deref().map(text).transpose()?,
-            bad_texts,
+            bad_texts: of_captions.filter_map(|name| bad.get(name)).flatten().copied().collect(),
+            refused: BTreeMap::new(),
         })
     }
 
-    fn captions_of(&self, batch: &RecordBatch, name: &str) -> Result<ListArray> {
-        let list = DataType::List(Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true)));
+    /// The images of a batch: of several columns the first one that has bytes in a row.
+    fn images_of(&self, batch: &RecordBatch) -> Result<BinaryViewArray> {
+        let fail = |e: arrow::error::ArrowError| read_error(&self.location, ParquetError::ArrowError(e.to_string()));
+        let mut found: Option<ArrayRef> = None;
+        for column in &self.columns.images {
+            let whole = self.column(batch, &column.name)?;
+            let bytes = match whole.as_struct_opt() {
+                Some(members) => {
+                    let member = members.column_by_name("bytes").cloned();
+                    let member = member.ok_or_else(|| {
+                        schema_error(
+                            &self.location,
+                            batch.schema_ref(),
+                            format!("column `{}` has no bytes", column.name),
+                        )
+                    })?;
+                    nullif(&member, &arrow::compute::is_null(members).map_err(fail)?).map_err(fail)?
+                }
+                None => whole.clone(),
+            };
+            let bytes = arrow::compute::cast(&bytes, &DataType::BinaryView).map_err(fail)?;
+            found = Some(match found {
+                None => bytes,
+                Some(first) => {
+                    let views = first.as_binary_view();
+                    let is_there = |row| views.is_valid(row) && !views.value(row).is_empty();
+                    let mask: BooleanArray = (0..views.len()).map(|row| Some(is_there(row))).collect();
+                    zip(&mask, &first, &bytes).map_err(fail)?
+                }
+            });
+        }
+        let found = found.ok_or_else(|| schema_error(&self.location, batch.schema_ref(), "no image column".into()))?;
+        Ok(found.as_binary_view().clone())
+    }
+
+    /// The texts of a column.
+    pub(crate) fn texts_of(&self, batch: &RecordBatch, name: &str) -> Result<StringArray> {
+        Ok(self.cast(batch, name, &DataType::Utf8)?.as_string::<i32>().clone())
+    }
+
+    /// Adds the lists of captions that were read by themselves.
+    pub(crate) fn add_lists(&self, rows: &mut Rows, (batch, bad): &Mended, name: &str) -> Result<()> {
+        rows.all_captions = Some(self.lists_of(batch, name)?);
+        rows.bad_texts.extend(bad.get(name).into_iter().flatten());
+        Ok(())
+    }
+
+    fn lists_of(&self, batch: &RecordBatch, name: &str) -> Result<ListArray> {
+        let list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
         Ok(self.cast(batch, name, &list)?.as_list::<i32>().clone())
+    }
+
+    /// Reads some columns of a part; texts and lists of texts as bytes where one of them is no UTF-8, so that it costs
+    /// itself alone.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
+    pub(crate) async fn read_mended(&self, part: &Part, names: &[&str]) -> Result<Mended> {
+        match self.read_columns(part, names).await {
+            Err(DataError::Parquet { source, .. }) if is_not_utf8(&source) => (),
+            other => return other.map(|batch| (batch, BTreeMap::new())),
+        }
+        let is_raw = |name: &&&str| {
+            let kind = self.schema().field_with_name(name).map(Field::data_type);
+            kind.is_ok_and(|kind| is_text(kind) || is_text_list(kind))
+        };
+        let (texts, others): (Vec<&str>, Vec<&str>) = names.iter().partition(is_raw);
+        let (mut fields, mut columns, mut bad) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for name in texts {
+            let read = raw_text::read(&self.reader, self.metadata.metadata(), part, name).await;
+            let (column, rows) = read.map_err(|error| read_error(&self.location, error))?;
+            fields.push(Arc::new(Field::new(name, column.data_type().clone(), true)));
+            columns.push(column);
+            bad.insert(name.to_owned(), rows);
+        }
+        if !others.is_empty() {
+            let batch = self.read_columns(part, &others).await?;
+            fields.extend(batch.schema().fields().iter().cloned());
+            columns.extend(batch.columns().iter().cloned());
+        }
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
+        let fail = |e: arrow::error::ArrowError| read_error(&self.location, ParquetError::ArrowError(e.to_string()));
+        Ok((batch.map_err(fail)?, bad))
     }
 
     /// The questions about the images of a part, as the synthetic corpus has them.
@@ -281,7 +350,7 @@ impl Shard {
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
-        arrow::compute::concat_batches(&schema, &batches).map_err(|e| fail(ParquetError::ArrowError(e.to_string())))
+        concat_batches(&schema, &batches).map_err(|e| fail(ParquetError::ArrowError(e.to_string())))
     }
 
     /// The footer, with the places of pages where only some of a row group's rows are read.
@@ -294,25 +363,27 @@ impl Shard {
         let mut reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
         reader.load_page_index(&mut self.reader.clone()).await?;
         let metadata = ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())?;
-        with_views(metadata, &self.columns.image)
+        with_views(metadata, &self.columns.images)
     }
 
-    fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<Arc<dyn Array>> {
-        let column = batch
-            .column_by_name(name)
-            .ok_or_else(|| schema_error(&self.location, batch.schema_ref(), format!("no column `{name}`")))?;
+    fn column<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+        let missing = || schema_error(&self.location, batch.schema_ref(), format!("no column `{name}`"));
+        batch.column_by_name(name).ok_or_else(missing)
+    }
+
+    fn cast(&self, batch: &RecordBatch, name: &str, to: &DataType) -> Result<ArrayRef> {
         let wrong = |e: arrow::error::ArrowError| {
             schema_error(&self.location, batch.schema_ref(), format!("column `{name}`: {e}"))
         };
-        arrow::compute::cast(column, to).map_err(wrong)
+        arrow::compute::cast(self.column(batch, name)?, to).map_err(wrong)
     }
 }
 
-/// The same file, of which the image column is read as views of the pages' memory.
-fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Result<ArrowReaderMetadata> {
-    let retyped = |field: &Arc<Field>| match field.name() == image {
-        true => Arc::new(field.as_ref().clone().with_data_type(DataType::BinaryView)),
-        false => field.clone(),
+/// The same file, of which the images are read as views of the pages' memory.
+fn with_views(metadata: ArrowReaderMetadata, images: &[ImageColumn]) -> parquet::errors::Result<ArrowReaderMetadata> {
+    let retyped = |field: &Arc<Field>| match images.iter().find(|image| &image.name == field.name()) {
+        Some(image) => Arc::new(image.as_views(field)),
+        None => field.clone(),
     };
     let fields: Vec<_> = metadata.schema().fields().iter().map(retyped).collect();
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata.schema().metadata().clone()));
@@ -322,26 +393,4 @@ fn with_views(metadata: ArrowReaderMetadata, image: &str) -> parquet::errors::Re
 fn schema_error(location: &Location, schema: &SchemaRef, problem: String) -> DataError {
     let columns = schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type()));
     DataError::Schema { uri: location.uri().into(), problem, columns: columns.collect::<Vec<_>>().join(", ") }
-}
-
-fn find_columns(location: &Location, schema: &SchemaRef) -> Result<Columns> {
-    let typed = |name: &str, accepts: fn(&DataType) -> bool| {
-        schema.field_with_name(name).ok().filter(|f| accepts(f.data_type())).map(|f| f.name().clone())
-    };
-    let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let is_bytes = |t: &DataType| matches!(t, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
-    let is_list = |t: &DataType| matches!(t, DataType::List(_) | DataType::LargeList(_));
-    let image = IMAGE_COLUMNS.iter().find_map(|name| typed(name, is_bytes));
-    let caption = typed("caption", is_text);
-    let (Some(image), Some(caption)) = (image.clone(), caption.clone()) else {
-        let missing = if image.is_none() { "no binary image column" } else { "no text column `caption`" };
-        return Err(schema_error(location, schema, missing.into()));
-    };
-    Ok(Columns {
-        image,
-        caption,
-        captions: typed("captions", is_list),
-        status: typed("status", is_text),
-        key: typed("key", is_text),
-    })
 }
