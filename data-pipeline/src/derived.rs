@@ -39,8 +39,13 @@ impl Input {
     pub async fn list(source: &Location) -> Result<Vec<Self>> {
         let found = Catalog::list(source).await?;
         let input = |(location, meta): (Location, object_store::ObjectMeta)| {
-            let below = location.path.as_ref().strip_prefix(source.path.as_ref()).unwrap_or_default();
-            let below = below.trim_start_matches('/');
+            let folder = source
+                .pattern()
+                .ok()
+                .flatten()
+                .map(|(folder, _)| folder)
+                .filter(|_| source.below(&location.path).is_empty());
+            let below = folder.as_ref().unwrap_or(source).below(&location.path);
             let path = if below.is_empty() { location.path.filename().unwrap_or_default() } else { below };
             let name = path.rsplit_once('.').map_or(path, |(stem, _)| stem).to_owned();
             Input { name, size: meta.size, location }

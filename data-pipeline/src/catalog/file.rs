@@ -167,6 +167,8 @@ impl Catalog {
         let shards: Vec<(String, u64, String)> = serde_json::from_str(&shards).map_err(|error| text(&error))?;
         let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
         let form = description.form;
+        let base = if description.is_pattern { location.pattern().map_err(|error| text(&error))? } else { None };
+        let location = base.map_or(location, |(base, _)| base);
         let mut catalog = Builder::described(&location, description);
         let entry = |(path, size, fingerprint)| ShardEntry { path, size, fingerprint };
         catalog.shards = shards.into_iter().map(entry).collect();

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Catalog;
 use crate::error::{DataError, Result};
-use crate::parquet_source::Rows;
+use crate::rows::{Rows, first_texts};
 
 /// Images of a row group that are requested at the same time where every image is an object of its own.
 const IMAGES_IN_FLIGHT: usize = 16;
@@ -61,16 +61,16 @@ impl Catalog {
         let read: Vec<Option<Bytes>> = reads.buffered(IMAGES_IN_FLIGHT).try_collect().await?;
         let image = |row: usize| read[distinct.partition_point(|sample| *sample <= first + row) - 1].as_deref();
         let captions = images.captions.slice(first, rows);
-        let first_texts = |row: usize| captions.value(row).as_string::<i32>().value(0).to_owned();
         Ok(Rows {
             images: (0..rows).map(image).collect::<BinaryViewArray>(),
-            captions: (0..rows).map(|row| Some(first_texts(row))).collect(),
+            captions: first_texts(&captions),
             all_captions: Some(captions),
             question_lists: None,
             questions: images.questions.as_ref().map(|questions| questions.slice(first, rows)),
             status: None,
             keys: Some(images.keys.slice(first, rows)),
             bad_texts: BTreeSet::new(),
+            refused: std::collections::BTreeMap::new(),
         })
     }
 

@@ -6,6 +6,7 @@
 //!
 //! About 50 bytes and one bit per row stay in memory for each row group: 250 MB for LAION-400M (4 million row groups).
 
+mod bad_entries;
 mod facts;
 mod file;
 mod images;
@@ -13,6 +14,7 @@ mod index;
 mod join;
 mod whole;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::record_batch::RecordBatch;
@@ -20,15 +22,17 @@ use lru::LruCache;
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+pub use bad_entries::BadEntries;
 pub use file::{SavedCatalog, catalog_place};
 use images::Images;
 pub use index::{IndexProgress, READ_UNIT_BYTES, index, index_some};
 
 use crate::error::{DataError, Result};
-use crate::filters::Rejected;
-use crate::parquet_source::{Part, Rows, Shard};
+use crate::filters::{FILTER_REASONS, Rejected};
+use crate::parquet_source::{Part, Shard};
+use crate::rows::Rows;
 use crate::store::Location;
-use crate::tar_source;
+use crate::tar_source::{self, Roles};
 
 /// Decoded footers that are kept, in bytes: those of about 40 shards of 10,000 rows, and little beside the batches.
 const FOOTERS_KEPT: usize = 32 << 20;
@@ -123,8 +127,17 @@ pub struct Description {
     pub rows: u64,
     /// Rows left out, by reason.
     pub rejected: Rejected,
+    /// Images of tars by their format, told from their first bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub formats: BTreeMap<String, u64>,
     /// Shards that could not be read.
     pub bad_shards: Vec<BadShard>,
+    /// Whether the source's address is a pattern; the shards' paths are below the folder in front of it then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_pattern: bool,
+    /// Entries of annotations that could not be used.
+    #[serde(default, skip_serializing_if = "BadEntries::is_empty")]
+    pub bad_entries: BadEntries,
 }
 
 /// Every shard of a source.
@@ -140,6 +153,8 @@ pub struct Catalog {
     /// One bit per row, for row groups of which some rows are left out; byte 0 is not used.
     bits: Vec<u8>,
     images: Option<Images>,
+    /// Columns that the config names.
+    columns: Option<configs::Columns>,
     footers: Mutex<Footers>,
     /// Whether questions about images are read, of Parquet shards that have several for each.
     asks: bool,
@@ -172,7 +187,52 @@ impl Catalog {
     /// # Errors
     /// [`DataError::NoShards`] for an empty prefix; [`DataError::Store`].
     pub async fn list(location: &Location) -> Result<Vec<(Location, ObjectMeta)>> {
-        index::shards(location).await
+        Ok(index::shards(location).await?.1.shards)
+    }
+
+    /// The error of a catalogue without a row that training can use: what its rows lack, and what to do.
+    pub fn nothing_usable(&self) -> Option<DataError> {
+        if self.usable() > 0 {
+            return None;
+        }
+        let rejected = &self.description.rejected;
+        let reasons = rejected.iter().map(|(reason, rows)| format!("{reason}: {rows}")).collect::<Vec<_>>().join(", ");
+        let has = |reason: &str| rejected.contains_key(reason);
+        let advice = if self.is_emptied_by_filters() {
+            "Loosen data.sources[].filters"
+        } else if self.description.form == Form::Tar && has("no_image") && has("no_caption") {
+            "Images and texts stand apart: the members of a sample must be next to each other, as `tar --sort=name` writes \
+             them"
+        } else {
+            "docs/data.md says what each reason means; `blip2 data inspect` shows the rows"
+        };
+        let reasons = if reasons.is_empty() { "there is none".to_owned() } else { reasons };
+        Some(DataError::NothingUsable { uri: self.location.uri().into(), rows: self.description.rows, reasons, advice })
+    }
+
+    /// The error of a source of which more than `limit` of the shards, or of the entries of its annotations, cannot be read.
+    pub fn too_many_bad(&self, limit: f64) -> Option<DataError> {
+        let Description { bad_shards, bad_entries, .. } = &self.description;
+        let shards = self.shards.len() + bad_shards.iter().filter(|shard| !shard.used_in_part).count();
+        let texts = self.images.as_ref().map_or(0, |images| images.captions.values().len()) as u64;
+        let entries = texts + bad_entries.count;
+        let is_too_much = |bad: u64, all: u64| bad as f64 > limit * all as f64;
+        let (what, bad, all, first) = match (bad_shards.first(), bad_entries.first.first()) {
+            (Some(first), _) if is_too_much(bad_shards.len() as u64, shards as u64) => {
+                ("shards", bad_shards.len() as u64, shards as u64, &first.problem)
+            }
+            (_, Some(first)) if is_too_much(bad_entries.count, entries) => {
+                ("entries of the annotations", bad_entries.count, entries, first)
+            }
+            _ => return None,
+        };
+        Some(DataError::TooManyUnread { uri: self.location.uri().into(), what, bad, all, limit, first: first.clone() })
+    }
+
+    /// Whether filters of the config, and nothing else, have left every row out.
+    pub fn is_emptied_by_filters(&self) -> bool {
+        let is_filter = |reason: &String| FILTER_REASONS.contains(&reason.as_str());
+        self.usable() == 0 && self.description.rows > 0 && self.description.rejected.keys().all(is_filter)
     }
 
     /// The same shards again and again until there are `rows` rows: what benchmarks of large sets read.
@@ -299,7 +359,7 @@ impl Catalog {
         }
         let entry = &self.shards[shard as usize];
         let location = self.shard_location(shard);
-        let opened = Arc::new(Shard::open(location.clone(), entry.size).await?);
+        let opened = Arc::new(Shard::open(location.clone(), entry.size, self.columns.as_ref()).await?);
         if opened.fingerprint != entry.fingerprint {
             return Err(DataError::Changed { uri: location.uri().into(), what: "its footer is another one".into() });
         }
@@ -334,7 +394,7 @@ impl Catalog {
         let range = offset..(offset + group.bytes).min(entry.size);
         let etag = Some(entry.fingerprint.as_str()).filter(|etag| !etag.is_empty());
         let bytes = location.read_range(range, etag).await?;
-        tar_source::rows(bytes, group.rows as usize)
+        tar_source::rows(bytes, group.rows as usize, &Roles::of(self.columns.as_ref()))
             .map_err(|problem| DataError::Tar { uri: location.uri().into(), problem: problem.into() })
     }
 }

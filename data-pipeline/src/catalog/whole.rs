@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 
 use super::{Catalog, Place, part};
 use crate::error::{DataError, Result};
-use crate::parquet_source::Rows;
+use crate::rows::Rows;
 
 impl Catalog {
     /// Reads a row group: all of its columns, and what training reads of them. Where the source is no Parquet, the columns

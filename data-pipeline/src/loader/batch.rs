@@ -192,22 +192,42 @@ impl Ledger {
     }
 
     /// # Errors
-    /// [`DataError::TooManyBad`] when more than `limit` of the samples were skipped.
+    /// [`DataError::TooManyBad`] when more than `limit` of the samples that were tried could not be used.
     pub(super) fn check(&self, limit: f64, list: Option<&str>) -> Result<()> {
         let total = self.total();
         let bad = total.num_skipped();
-        if bad < FEWEST_BAD || bad as f64 <= limit * total.seen as f64 {
+        let tried = total.seen + bad;
+        if bad < FEWEST_BAD || bad as f64 <= limit * tried as f64 {
             return Ok(());
         }
         let reasons: Vec<String> = total.skipped.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
         let examples: Vec<String> = self.examples.iter().map(|s| format!("{} ({})", s.place, s.reason)).collect();
         Err(DataError::TooManyBad {
             bad,
-            seen: total.seen,
+            tried,
             reasons: reasons.join(", "),
             limit,
             examples: examples.join("; "),
             list: list.map_or_else(String::new, |list| format!(". The whole list: {list}")),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(seen: u64, bad: u64) -> Ledger {
+        let skipped = BTreeMap::from([("not_an_image".to_owned(), bad)]);
+        Ledger { sources: vec![SourceLedger { seen, bytes: 0, skipped }], examples: Vec::new() }
+    }
+
+    #[test]
+    fn the_share_of_bad_samples_is_one_of_those_that_were_tried() {
+        assert!(ledger(16, 1600).check(1.0, None).is_ok(), "a limit of 1 allows all");
+        assert!(ledger(50, 50).check(0.5, None).is_ok());
+        let error = ledger(40, 60).check(0.5, None).unwrap_err().to_string();
+        assert!(error.starts_with("60 of 100 samples"), "{error}");
+        assert!(ledger(0, 15).check(0.0, None).is_ok(), "a few are no share");
     }
 }

@@ -10,10 +10,9 @@ use super::batch::Skipped;
 use super::stream::{Ordered, Stream};
 use super::windows::WindowDraw;
 use crate::error::{DataError, Result};
-use crate::filters::refused_by_status;
 use crate::order::{Address, WindowId};
-use crate::parquet_source::Rows;
 use crate::rng::{CounterRng, Purpose};
+use crate::rows::Rows;
 
 /// A decoded sample without its pixels, which lie in the batch.
 pub(super) struct Sample {
@@ -73,26 +72,18 @@ impl SampleLoader {
         let ordered = &self.stream.sources[drawn.source];
         let rows = drawn.window.rows(address.row_group)?;
         let row = address.row;
-        if let Some(status) = &rows.status {
-            // A null status is no success.
-            let status = if status.is_valid(row) { status.value(row) } else { "" };
-            if let Some(reason) = refused_by_status(status) {
-                return Err(reason.into());
-            }
-        }
-        if rows.images.is_null(row) || rows.images.value(row).is_empty() {
-            return Err("no_image".into());
-        }
         let group = ordered.source.catalog.row_groups[address.row_group];
         let id = ordered.first_sample + group.first_row + row as u64;
-        let no_caption = || if rows.bad_texts.contains(&row) { "caption_not_utf8" } else { "no_caption" };
+        if let Some(reason) = rows.unusable(row) {
+            return Err(reason.into());
+        }
         let (question, raw) = match &rows.question_lists {
             Some(lists) if self.settings.asks => {
                 let (question, answer) = self.asked(lists, row, (address.epoch, id)).ok_or("no_question")?;
                 (Some(question), answer)
             }
             _ => {
-                let raw = self.caption(ordered, rows, row, (address.epoch, id)).ok_or_else(no_caption)?;
+                let raw = self.caption(ordered, rows, row, (address.epoch, id)).ok_or("no_caption")?;
                 (rows.questions.as_ref().map(|all| all.value(row)), raw)
             }
         };
@@ -133,21 +124,13 @@ impl SampleLoader {
     /// The row's caption; one drawn by counter when there are several. Of a question's answers every one has the same
     /// chance, so an answer that seven of ten people gave has seven tenths: the weight it has in LAVIS.
     fn caption<'a>(&self, ordered: &Ordered, rows: &'a Rows, row: usize, (epoch, id): (u64, u64)) -> Option<&'a str> {
-        if let Some(lists) = &rows.all_captions
-            && lists.is_valid(row)
-            && lists.value_length(row) > 0
-        {
-            let start = lists.value_offsets()[row] as usize;
-            let all = lists.value_length(row) as u64;
-            let count = ordered.source.top_captions.map_or(all, |top| all.min(top.max(1) as u64));
-            let drawn =
-                CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]).below(count) as usize;
-            let all = lists.values().as_string::<i32>();
-            if all.is_valid(start + drawn) {
-                return Some(all.value(start + drawn));
-            }
+        let texts = rows.texts(row);
+        let count = ordered.source.top_captions.map_or(texts.len(), |top| texts.len().min(top.max(1)));
+        let mut rng = CounterRng::new(self.settings.layout.seed, Purpose::Caption, &[epoch, id]);
+        match count {
+            0 | 1 => texts.first().copied(),
+            _ => Some(texts[rng.below(count as u64) as usize]),
         }
-        rows.captions.is_valid(row).then(|| rows.captions.value(row))
     }
 }
 

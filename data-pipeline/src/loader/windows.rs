@@ -19,7 +19,7 @@ use super::stream::{Stream, StreamDraw};
 use crate::error::{DataError, Result};
 use crate::lost::{LostRowGroup, LostRowGroups, reason};
 use crate::order::{Draw, WindowId};
-use crate::parquet_source::Rows;
+use crate::rows::Rows;
 
 /// Row groups requested at the same time. On slow stores depth hides latency; on a local disk it costs nothing.
 const READS_IN_FLIGHT: usize = 8;

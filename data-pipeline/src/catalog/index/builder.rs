@@ -1,11 +1,12 @@
 //! Puts shards together to a catalogue.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
 
-use super::IndexedShard;
+use super::{IndexedShard, columns_of};
 use crate::catalog::file::SCHEMA_VERSION;
-use crate::catalog::{BadShard, Catalog, Description, Footers, Form, Images, Place, RowGroup, ShardEntry};
+use crate::catalog::{BadEntries, BadShard, Catalog, Description, Footers, Form, Images, Place, RowGroup, ShardEntry};
 use crate::error::{DataError, Result};
 use crate::filters::Rejected;
 use crate::store::Location;
@@ -33,9 +34,18 @@ pub(crate) struct NewGroup<'a> {
 
 impl Builder {
     pub(crate) fn new(form: Form, location: &Location, settings: serde_json::Value) -> Self {
-        let (rejected, bad_shards) = (Rejected::new(), Vec::new());
-        let schema_version = SCHEMA_VERSION;
-        Self::described(location, Description { schema_version, form, settings, rows: 0, rejected, bad_shards })
+        let description = Description {
+            schema_version: SCHEMA_VERSION,
+            form,
+            settings,
+            rows: 0,
+            rejected: Rejected::new(),
+            formats: BTreeMap::new(),
+            bad_shards: Vec::new(),
+            bad_entries: BadEntries::default(),
+            is_pattern: false,
+        };
+        Self::described(location, description)
     }
 
     pub(crate) fn described(location: &Location, description: Description) -> Self {
@@ -46,12 +56,14 @@ impl Builder {
     }
 
     pub(super) fn add(&mut self, shard: &Location, size: u64, indexed: IndexedShard) {
-        let path = shard.path.as_ref().strip_prefix(self.location.path.as_ref()).unwrap_or_default();
-        let path = path.trim_start_matches('/').to_owned();
+        let path = self.location.below(&shard.path).to_owned();
         let number = self.shards.len() as u32;
         self.shards.push(ShardEntry { path, size, fingerprint: indexed.fingerprint });
         for (reason, rows) in indexed.rejected {
             *self.description.rejected.entry(reason).or_default() += rows;
+        }
+        for (format, images) in indexed.formats {
+            *self.description.formats.entry(format).or_default() += images;
         }
         if let Some(problem) = indexed.damage {
             self.description.bad_shards.push(BadShard { uri: shard.uri().into(), problem, used_in_part: true });
@@ -89,7 +101,8 @@ impl Builder {
         }
         let Self { location, description, shards, row_groups, bits, images, .. } = self;
         let footers = Mutex::new(Footers::default());
-        Ok(Catalog { location, description, shards, row_groups, bits, images, footers, asks: false })
+        let columns = columns_of(&description.settings);
+        Ok(Catalog { location, description, shards, row_groups, bits, images, columns, footers, asks: false })
     }
 }
 

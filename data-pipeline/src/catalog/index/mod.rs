@@ -2,22 +2,25 @@
 
 mod builder;
 mod images;
+mod listing;
 mod parquet;
 mod tar;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use configs::{Filters, Source};
+use configs::{Columns, Filters, ShardSource, Source};
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 
 use super::join::Metadata;
-use super::{Catalog, Form, Place};
+use super::{BadShard, Catalog, Form, Place};
 use crate::error::{DataError, Result};
 use crate::filters::Rejected;
 use crate::parquet_source::{Part, Shard};
 use crate::store::Location;
 pub(crate) use builder::{Builder, NewGroup};
+pub(crate) use listing::Listing;
+use listing::is_shard;
 
 /// Shards that are read at the same time.
 const SHARDS_IN_FLIGHT: usize = 16;
@@ -50,15 +53,11 @@ pub async fn index_some(
     let few = (most, progress);
     match source {
         Source::Synthetic(_) => index_shards(Form::Parquet, &location, Judge::by(&none), settings, few).await,
-        Source::Parquet(shards) => {
-            index_shards(Form::Parquet, &location, Judge::by(&shards.filters), settings, few).await
-        }
-        Source::WebDataset(shards) => {
-            index_shards(Form::Tar, &location, Judge::by(&shards.filters), settings, few).await
-        }
+        Source::Parquet(shards) => index_shards(Form::Parquet, &location, Judge::of(shards), settings, few).await,
+        Source::WebDataset(shards) => index_shards(Form::Tar, &location, Judge::of(shards), settings, few).await,
         Source::Laion(laion) => {
             let metadata = Metadata::open(&Location::parse(laion.uri.as_str())?, &laion.filters).await?;
-            let judge = Judge { filters: &laion.filters, metadata };
+            let judge = Judge { metadata, ..Judge::by(&laion.filters) };
             index_shards(Form::Parquet, &location, judge, settings, few).await
         }
         Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => {
@@ -77,8 +76,10 @@ pub(crate) fn source_location(source: &Source) -> Result<Location> {
     Ok(match source {
         Source::Synthetic(_) => location.child("train"),
         Source::Laion(laion) => Location::parse(laion.fetched.as_str())?,
-        Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => location.child(&annotated.images),
-        Source::Vqa(asked) => location.child(&asked.images),
+        Source::CocoCaptions(annotated) | Source::VisualGenome(annotated) => {
+            images::folder(location, &annotated.images)
+        }
+        Source::Vqa(asked) => images::folder(location, &asked.images),
         _ => location,
     })
 }
@@ -93,23 +94,39 @@ pub(crate) fn settings_of(source: &Source, read_unit_bytes: u64) -> Result<serde
         Source::Laion(source) => Some(&source.filters),
         _ => None,
     };
-    let filters = serde_json::to_value(filters).map_err(|error| DataError::Setting(error.to_string()))?;
-    Ok(serde_json::json!({ "filters": filters, "read_unit_bytes": read_unit_bytes }))
+    let value = |error: serde_json::Error| DataError::Setting(error.to_string());
+    let filters = serde_json::to_value(filters).map_err(value)?;
+    let mut settings = serde_json::json!({ "filters": filters, "read_unit_bytes": read_unit_bytes });
+    let columns = match source {
+        Source::Parquet(source) | Source::WebDataset(source) => source.columns.as_ref(),
+        _ => None,
+    };
+    if let Some(columns) = columns {
+        settings["columns"] = serde_json::to_value(columns).map_err(value)?;
+    }
+    Ok(settings)
+}
+
+/// The columns that settings of [`settings_of`] name.
+pub(crate) fn columns_of(settings: &serde_json::Value) -> Option<Columns> {
+    let columns = settings.get("columns")?;
+    let name = |key: &str| columns[key].as_str().map(str::to_owned);
+    Some(Columns { image: name("image"), caption: name("caption"), key: name("key") })
 }
 
 /// See [`Catalog::open`].
 pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Result<Catalog> {
     let settings = serde_json::json!({ "filters": null, "read_unit_bytes": READ_UNIT_BYTES });
-    if is_tar(location).await? {
-        let none = Filters::none();
-        return index_shards(Form::Tar, location, Judge::by(&none), settings, (usize::MAX, progress)).await;
+    let none = Filters::none();
+    let (form, found) = shards(location).await?;
+    if form == Form::Tar {
+        return index_found(form, found, Judge::by(&none), settings, (usize::MAX, progress)).await;
     }
-    let found = list(location, ".parquet").await?;
-    let total = found.len();
-    let mut opened = futures::stream::iter(found)
-        .map(|(shard, meta)| async move { Shard::open(shard, meta.size).await })
+    let total = found.shards.len();
+    let mut opened = futures::stream::iter(found.shards)
+        .map(|(shard, meta)| async move { Shard::open(shard, meta.size, None).await })
         .buffered(SHARDS_IN_FLIGHT);
-    let mut catalog = Builder::new(Form::Parquet, location, settings);
+    let mut catalog = Builder::new(Form::Parquet, &found.base, settings);
     while let Some(shard) = opened.try_next().await? {
         let parts = shard.parts(READ_UNIT_BYTES);
         let groups = parts.iter().map(|part| all_used(&shard, part)).collect();
@@ -120,21 +137,28 @@ pub(super) async fn open(location: &Location, progress: IndexProgress<'_>) -> Re
     catalog.finish(None)
 }
 
-/// Whether the samples of a prefix lie in tars. Beside its tars img2dataset puts Parquet files without images.
-async fn is_tar(location: &Location) -> Result<bool> {
-    if location.list(".tar").await?.is_empty() {
-        return Ok(false);
+/// The shards of a place: its tars, or else its Parquet files. Beside its tars img2dataset puts Parquet files without
+/// images.
+pub(super) async fn shards(location: &Location) -> Result<(Form, Listing)> {
+    // One shard that is named says its form; a web server need not list then.
+    for form in [Form::Parquet, Form::Tar] {
+        if is_shard(location.path.as_ref(), form) {
+            return Ok((form, Listing::find(location, form).await?));
+        }
     }
-    match location.list(".parquet").await?.into_iter().next() {
-        None => Ok(true),
-        Some((shard, meta)) => Ok(matches!(Shard::open(shard, meta.size).await, Err(DataError::Schema { .. }))),
+    let tars = Listing::find(location, Form::Tar).await;
+    let parquet = Listing::find(location, Form::Parquet).await;
+    match (tars, parquet) {
+        (Ok(tars), Err(DataError::NoShards { .. })) => Ok((Form::Tar, tars)),
+        (Ok(tars), Ok(parquet)) => {
+            let (shard, meta) = parquet.shards[0].clone();
+            match Shard::open(shard, meta.size, None).await {
+                Err(DataError::Schema { .. }) => Ok((Form::Tar, tars)),
+                _ => Ok((Form::Parquet, parquet)),
+            }
+        }
+        (_, parquet) => Ok((Form::Parquet, parquet?)),
     }
-}
-
-/// The shards that [`open`] reads, of Parquet or else tars.
-pub(super) async fn shards(location: &Location) -> Result<Vec<(Location, ObjectMeta)>> {
-    let suffix = if is_tar(location).await? { ".tar" } else { ".parquet" };
-    list(location, suffix).await
 }
 
 fn all_used(shard: &Shard, part: &Part) -> IndexedGroup {
@@ -142,24 +166,12 @@ fn all_used(shard: &Shard, part: &Part) -> IndexedGroup {
     IndexedGroup { place, bytes: shard.part_bytes(part), used: vec![true; part.rows as usize] }
 }
 
-/// The shards of a prefix.
-pub(super) async fn list(location: &Location, suffix: &str) -> Result<Vec<(Location, ObjectMeta)>> {
-    let mut found = location.list(suffix).await?;
-    // Parts of shards that `blip2 data fetch` has not finished, and catalogues beside the data.
-    let is_hidden = |(shard, _): &(Location, ObjectMeta)| {
-        let below = shard.path.prefix_match(&location.path);
-        below.is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with(['_', '.'])))
-    };
-    found.retain(|shard| !is_hidden(shard));
-    if found.is_empty() {
-        let others = location.list("").await?;
-        let found = match others.first() {
-            None => "the prefix is empty or does not exist".to_owned(),
-            Some((first, _)) => format!("{} other objects, such as {}", others.len(), first.uri()),
-        };
-        return Err(DataError::NoShards { uri: location.uri().into(), suffix: suffix.into(), found });
-    }
-    Ok(found)
+/// The Parquet files of a place.
+///
+/// # Errors
+/// As [`Listing::find`].
+pub(super) async fn parquet_files(location: &Location) -> Result<Vec<(Location, ObjectMeta)>> {
+    Ok(Listing::find(location, Form::Parquet).await?.shards)
 }
 
 /// So many of a list at most: the middle of each of as many equal stretches.
@@ -175,13 +187,19 @@ fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
 /// Decides about rows.
 struct Judge<'a> {
     filters: &'a Filters,
-    /// What LAION's metadata say of images whose shards do not repeat it.
+    /// Columns or members that the config names.
+    columns: Option<Columns>,
+    /// Facts of LAION's metadata about images whose shards do not repeat them.
     metadata: Metadata,
 }
 
 impl<'a> Judge<'a> {
+    fn of(shards: &'a ShardSource) -> Self {
+        Self { columns: shards.columns.clone(), ..Self::by(&shards.filters) }
+    }
+
     fn by(filters: &'a Filters) -> Self {
-        Self { filters, metadata: Metadata::default() }
+        Self { filters, columns: None, metadata: Metadata::default() }
     }
 }
 
@@ -190,6 +208,8 @@ struct IndexedShard {
     fingerprint: String,
     groups: Vec<IndexedGroup>,
     rejected: Rejected,
+    /// Images by their format, where all were looked at.
+    formats: BTreeMap<String, u64>,
     damage: Option<String>,
 }
 
@@ -214,9 +234,19 @@ async fn index_shards(
     location: &Location,
     judge: Judge<'_>,
     settings: serde_json::Value,
+    few: (usize, IndexProgress<'_>),
+) -> Result<Catalog> {
+    index_found(form, Listing::find(location, form).await?, judge, settings, few).await
+}
+
+async fn index_found(
+    form: Form,
+    listing: Listing,
+    judge: Judge<'_>,
+    settings: serde_json::Value,
     (most, progress): (usize, IndexProgress<'_>),
 ) -> Result<Catalog> {
-    let found = spread(list(location, if form == Form::Tar { ".tar" } else { ".parquet" }).await?, most);
+    let found = spread(listing.shards, most);
     let total = found.len();
     let read_unit = settings["read_unit_bytes"].as_u64().unwrap_or(READ_UNIT_BYTES);
     let judge = &judge;
@@ -229,7 +259,13 @@ async fn index_shards(
             (shard, meta.size, indexed)
         })
         .buffered(SHARDS_IN_FLIGHT);
-    let mut catalog = Builder::new(form, location, settings);
+    let mut catalog = Builder::new(form, &listing.base, settings);
+    catalog.description.is_pattern = listing.is_pattern;
+    catalog.description.bad_shards.extend(listing.missing.into_iter().map(|uri| BadShard {
+        problem: format!("{uri}: the pattern names it, and it is not there"),
+        uri,
+        used_in_part: false,
+    }));
     let (mut done, mut first_error) = (0, None);
     while let Some((shard, size, indexed)) = indexed.next().await {
         match indexed {
