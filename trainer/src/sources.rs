@@ -39,6 +39,9 @@ pub fn open_sources(run: &Run, session: &mut Session<'_>) -> Result<Sources, Tra
         // The others wait until it is there.
         broadcast_text(session.ranks, "made")?;
         let SavedCatalog { catalog, sha256 } = runtime.block_on(Catalog::load(&place, source, read_unit))?;
+        if let Some(error) = catalog.nothing_usable() {
+            return Err(error.into());
+        }
         session.note_frozen(&format!("catalog of {}", source.name()), &sha256)?;
         let catalog = if asks(run) { catalog.asking() } else { catalog };
         list.push(LoaderSource {
@@ -74,25 +77,16 @@ async fn make_if_absent(
         }
     };
     let catalog = index(source, loader.read_unit_mb << 20, &told).await?;
-    let bad = &catalog.description.bad_shards;
-    for shard in bad {
+    for shard in &catalog.description.bad_shards {
         events.message(format!("{} is left out of the catalogue: {}", shard.uri, shard.problem));
     }
-    let all = catalog.shards.len() + bad.iter().filter(|shard| !shard.used_in_part).count();
-    if bad.len() as f64 > loader.max_bad_fraction * all as f64 {
-        return Err(TrainerError::Unsupported {
-            found: format!(
-                "{} of {all} shards of {} cannot be read; first: {}",
-                bad.len(),
-                source.name(),
-                bad[0].problem
-            ),
-            expected: format!(
-                "at most data.loader.max_bad_fraction = {} of them; mend or remove the shards, raise the limit, or make \
-                 the catalogue with `blip2 data index`, which leaves them out",
-                loader.max_bad_fraction
-            ),
-        });
+    let entries = &catalog.description.bad_entries;
+    if entries.count > 0 {
+        let first = entries.first.join("; ");
+        events.message(format!("{}: {} entries are left out of the catalogue: {first}", source.name(), entries.count));
+    }
+    if let Some(error) = catalog.too_many_bad(loader.max_bad_fraction) {
+        return Err(error.into());
     }
     catalog.save(place).await?;
     Ok(())

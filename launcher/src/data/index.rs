@@ -10,15 +10,16 @@ use crate::cli::IndexArgs;
 use crate::progress::{Progress, bytes, count};
 use crate::source::RunSource;
 
-/// Makes the catalogue of every source, and says what is in it and what was left out.
+/// Makes the catalogue of every source, and prints how many of its rows training can use, and what was left out.
 ///
 /// # Errors
-/// A config with mistakes, or shards that cannot be listed or read.
+/// A config with mistakes, shards that cannot be listed or read, or a source without a row that training can use. A source
+/// that the config's own filters empty is a warning: nothing is wrong with its data.
 pub fn run(args: &IndexArgs) -> anyhow::Result<()> {
     let run = RunSource::find(&args.run).load(&args.set)?;
     let output = Location::parse(run.run.output.as_str())?;
     let read_unit = run.data.loader.read_unit_mb << 20;
-    let mut rows = Vec::new();
+    let (mut rows, mut useless) = (Vec::new(), None);
     for source in &run.data.sources {
         let place = catalog_place(source, &output)?;
         let work = async {
@@ -34,11 +35,20 @@ pub fn run(args: &IndexArgs) -> anyhow::Result<()> {
             print(source, &place, &saved.catalog, row["kept"] == true);
         }
         rows.push(row);
+        match saved.catalog.nothing_usable() {
+            Some(error) if saved.catalog.is_emptied_by_filters() => warn(&error),
+            error => useless = useless.or(error),
+        }
     }
     if args.json {
         print_json(&json!({ "schema_version": 1, "sources": rows }))?;
     }
-    Ok(())
+    useless.map_or(Ok(()), |error| Err(error.into()))
+}
+
+#[expect(clippy::print_stderr, reason = "a warning beside the command's answer")]
+fn warn(error: &data_pipeline::DataError) {
+    eprintln!("blip2: warning: {error}");
 }
 
 async fn make(source: &Source, place: &Location, read_unit: u64) -> data_pipeline::Result<()> {
@@ -54,7 +64,8 @@ fn row(source: &Source, place: &Location, catalog: &Catalog, sha256: &str, is_ke
     json!({
         "name": source.name(), "catalog": place.uri(), "sha256": sha256, "kept": is_kept, "form": found.form,
         "shards": catalog.shards.len(), "bytes": catalog.bytes(), "row_groups": catalog.row_groups.len(),
-        "rows": found.rows, "usable": catalog.usable(), "rejected": found.rejected, "bad_shards": found.bad_shards,
+        "rows": found.rows, "usable": catalog.usable(), "rejected": found.rejected, "formats": found.formats,
+        "bad_shards": found.bad_shards, "bad_entries": found.bad_entries,
     })
 }
 
@@ -62,7 +73,7 @@ fn row(source: &Source, place: &Location, catalog: &Catalog, sha256: &str, is_ke
 fn print(source: &Source, place: &Location, catalog: &Catalog, is_kept: bool) {
     let found = &catalog.description;
     println!(
-        "{}: {} of {} rows in {} row groups of {} shards, {}{}",
+        "{}: {} of {} rows usable for training, in {} row groups of {} shards, {}{}",
         source.name(),
         count(catalog.usable()),
         count(found.rows),
@@ -76,7 +87,16 @@ fn print(source: &Source, place: &Location, catalog: &Catalog, is_kept: bool) {
     }
     for bad in &found.bad_shards {
         let how = if bad.used_in_part { "used up to its damage" } else { "left out" };
-        println!("  {how}: {}", bad.problem);
+        let place = if bad.problem.contains(&bad.uri) { String::new() } else { format!("{}: ", bad.uri) };
+        println!("  {how}: {place}{}", bad.problem);
+    }
+    if found.bad_entries.count > 0 {
+        println!("  entries of the annotations left out: {}", count(found.bad_entries.count));
+        found.bad_entries.first.iter().for_each(|entry| println!("    {entry}"));
+    }
+    if !found.formats.is_empty() {
+        let formats = found.formats.iter().map(|(format, images)| format!("{} {format}", count(*images)));
+        println!("  images: {}", formats.collect::<Vec<_>>().join(", "));
     }
     println!("  {}", place.uri());
 }

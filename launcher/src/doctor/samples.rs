@@ -77,32 +77,24 @@ fn judged(name: String, source: &Source, looked: &Looked, limit: f64) -> Check {
     let Looked { catalog, is_kept, tried } = looked;
     let description = &catalog.description;
     let expected = format!("at most {:.2} % that cannot be used (data.loader.max_bad_fraction)", limit * 100.0);
-    if catalog.usable() == 0 {
-        let reasons = description
-            .rejected
-            .iter()
-            .map(|(reason, rows)| format!("{reason}: {rows}"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let found = format!("none of {} rows is left by the filters ({reasons})", description.rows);
-        let fix = format!("loosen data.sources.{}.filters, or take the source out", source.name());
-        return Check::failure(name, found, "rows to train on", fix);
+    if let Some(error) = catalog.nothing_usable() {
+        let fix = format!("mend the data or the filters of data.sources.{}, or take the source out", source.name());
+        return Check::failure(name, error.to_string(), "rows to train on", fix);
+    }
+    let mend = "download or write it again, or remove it; `blip2 data index` makes a catalogue that leaves it out";
+    if let Some(error) = catalog.too_many_bad(limit).filter(|_| !is_kept) {
+        return Check::failure(name, error.to_string(), &expected, mend);
     }
     let shards = catalog.shards.len() + description.bad_shards.iter().filter(|shard| !shard.used_in_part).count();
-    let bad_shards = description.bad_shards.len() as f64 / shards.max(1) as f64;
-    let mend =
-        "download or write the shard again, or remove it; `blip2 data index` makes a catalogue that leaves it out";
     if let Some(first) = description.bad_shards.first() {
-        let found = format!(
-            "{} of {shards} shards cannot be read; first {}: {}",
-            description.bad_shards.len(),
-            first.uri,
-            first.problem
-        );
-        return match bad_shards > limit && !is_kept {
-            true => Check::failure(name, found, &expected, mend),
-            false => Check::warning(name, found, &expected, mend),
-        };
+        let bad = description.bad_shards.len();
+        let found = format!("{bad} of {shards} shards cannot be read; first {}: {}", first.uri, first.problem);
+        return Check::warning(name, found, &expected, mend);
+    }
+    if let Some(first) = description.bad_entries.first.first() {
+        let bad = description.bad_entries.count;
+        let found = format!("{bad} entries of the annotations cannot be used; first: {first}");
+        return Check::warning(name, found, &expected, mend);
     }
     let found = found(tried, shards);
     match (tried.bad_fraction() > limit, tried.unreadable.is_empty()) {

@@ -94,7 +94,15 @@ pub fn source(context: &Context, number: usize) -> Vec<Check> {
         }
     };
     let is_made = matches!(source, Source::Synthetic(_));
-    match wait(read_only(&place)) {
+    let is_missing = |shown: &Result<Option<Shown>, Failed>| {
+        matches!(shown, Ok(None) | Err(Failed { trouble: Trouble::Missing, .. }))
+    };
+    let mut shown = wait(read_only(&place));
+    // A pattern names objects below a folder, unless something has that very name.
+    if let (true, Ok(Some((folder, _)))) = (is_missing(&shown), place.pattern()) {
+        shown = wait(read_only(&folder));
+    }
+    match shown {
         Ok(Some(shown)) => vec![judged(&name, uri, &shown, expected)],
         Ok(None) | Err(Failed { trouble: Trouble::Missing, .. }) if is_made => {
             context.note_broken(&name);

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, Int32Array, StringArray};
 use arrow::datatypes::{DataType, Field};
 use data_pipeline::filters::refused_by_status;
 use data_pipeline::image::{DecodeLimits, RgbImage, decode_into};
-use data_pipeline::parquet_source::Rows;
+use data_pipeline::rows::Rows;
 use tch::Tensor;
 
 use crate::error::Result;
@@ -102,10 +102,7 @@ fn decode(rows: &Rows, row: usize, decoded: &mut RgbImage) -> std::result::Resul
     {
         return Err(reason.to_owned());
     }
-    if rows.images.is_null(row) || rows.images.value(row).is_empty() {
-        return Err("no_image".to_owned());
-    }
-    decode_into(rows.images.value(row), &DecodeLimits::default(), decoded)
-        .map_err(|error| error.reason().to_owned())?;
+    let image = rows.image(row).ok_or("no_image")?;
+    decode_into(image, &DecodeLimits::default(), decoded).map_err(|error| error.reason().to_owned())?;
     Ok((decoded.width, decoded.height))
 }

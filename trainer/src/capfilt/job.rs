@@ -7,7 +7,7 @@ use cluster::{Collective, gather_texts};
 use data_pipeline::DataError;
 use data_pipeline::catalog::{Catalog, Form};
 use data_pipeline::derived::{DerivedShard, Input, note};
-use data_pipeline::parquet_source::Rows;
+use data_pipeline::rows::Rows;
 use data_pipeline::store::Location;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
