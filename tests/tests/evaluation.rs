@@ -171,7 +171,7 @@ fn wrong_predictions_and_sets_are_named_all_at_once() {
     let empty = shared.join("empty");
     fs::create_dir_all(&empty).unwrap();
     let missing = ["eval", "caption", &run, "--annotations", &captions, "--images", &empty.display().to_string()];
-    refused(&blip2(&missing), &["20 problems", "no such image"]);
+    refused(&blip2(&missing), &["20 problems", "no image of this name"]);
 }
 
 /// The tensors of the image encoder in a run's last checkpoint, and all tensors.

@@ -8,7 +8,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use integration_tests::blip2::peers_python;
 use integration_tests::pages::{self, Page};
 use integration_tests::programs::{all_output, built, checkout, run_within};
 use integration_tests::runs::{SCHEDULE, last_checkpoints};
@@ -384,29 +383,6 @@ fn python_alone_reads_checkpoints_of_both_versions() {
     assert!(two.starts_with("generative step 5 of format 2\n"), "{two}");
     assert_eq!(two.lines().count(), 50, "a line for each of 49 tensors: {two}");
     assert_eq!(one.lines().nth(1), two.lines().nth(1), "the same run, written by two versions");
-}
-
-#[test]
-fn published_lists_become_metadata_that_are_fetched() {
-    let Some(python) = peers_python("published_lists_become_metadata_that_are_fetched") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-    write("Train_GCC-training.tsv", "a \"red\" bus\thttp://127.0.0.1:1/a.jpg\n");
-    write("cc12m.tsv", "http://127.0.0.1:1/b.jpg\ta blue bus\n");
-    write("sbu-captions-all.json", r#"{"image_urls": ["http://127.0.0.1:1/c.jpg"], "captions": ["a green bus"]}"#);
-    let mut command = Command::new(python);
-    command.args(["-c", &snippet("docs/data-preparation.md")]).current_dir(folder.path());
-    let output = run_within(60, &command);
-    assert!(output.status.success(), "{}", all_output(&output));
-    for name in ["cc3m", "cc12m", "sbu"] {
-        // Nobody listens there: every row is written with its reason.
-        let fetch = ["data", "fetch", &format!("{name}-meta.parquet"), "--out", name, "--json", "--tries=1"];
-        let mut command = Command::new(built("blip2"));
-        command.args(fetch).arg("--allow-private-addresses").current_dir(folder.path());
-        let output = run_within(60, &command);
-        assert!(output.status.success(), "{}", all_output(&output));
-        assert!(folder.path().join(name).join("00000.parquet").exists(), "{name}");
-    }
 }
 
 #[test]

@@ -25,6 +25,19 @@ fn pandas_and_datasets_open_the_shards() {
     assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), stderr(&read));
 }
 
+/// Inputs of real users, made by pandas' and Pillow's libraries, each with its right outcome.
+#[test]
+fn data_cases_have_their_outcomes() {
+    let Some(python) = peers_python("data_cases_have_their_outcomes") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let cases = folder.path().join("cases");
+    let script = |name: &str| checkout().join("tests/peers/data_cases").join(name);
+    let made = Command::new(&python).arg(script("make.py")).arg(&cases).output().unwrap();
+    assert!(made.status.success(), "{}", stderr(&made));
+    let checked = Command::new(&python).arg(script("check.py")).arg(built("blip2")).arg(&cases).output().unwrap();
+    assert!(checked.status.success(), "{}{}", String::from_utf8_lossy(&checked.stdout), stderr(&checked));
+}
+
 /// Writes a small run with a restart in it.
 fn write_run() -> PathBuf {
     built("examples/write_run")

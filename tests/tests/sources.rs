@@ -89,7 +89,15 @@ fn uri(folder: &Path) -> Uri {
 }
 
 fn shards(folder: &Path, filters: Filters) -> ShardSource {
-    ShardSource { name: "set".into(), uri: uri(folder), catalog: None, weight: 1.0, top_captions: None, filters }
+    ShardSource {
+        name: "set".into(),
+        uri: uri(folder),
+        catalog: None,
+        weight: 1.0,
+        top_captions: None,
+        columns: None,
+        filters,
+    }
 }
 
 fn annotated(folder: &Path) -> AnnotatedSource {
@@ -404,12 +412,19 @@ fn a_caption_that_is_no_utf8_costs_its_own_row() {
     ];
     let file = folder.path().join("0.parquet");
     write_text_parquet(&file, columns);
-    let sources = vec![LoaderSource::alone(Arc::new(make(&Source::Parquet(shards(folder.path(), Filters::none())))))];
-    let mut loader = Loader::start(sources, settings(2), Arc::default(), 0, 0..2).unwrap();
-    let batches = take(&mut loader, 10);
-    let ledger = loader.ledger().total();
-    assert_eq!(ledger.skipped, BTreeMap::from([("caption_not_utf8".to_owned(), 1)]));
-    assert!(batches.iter().all(|batch| !batch.samples.contains(&7)));
+    let catalog = make(&Source::Parquet(shards(folder.path(), Filters::none())));
+    assert_eq!(catalog.description.rejected, BTreeMap::from([("caption_not_utf8".to_owned(), 1)]));
+    // The index finds it; a catalogue that has all rows leaves it to the loader.
+    let all =
+        block_on(Catalog::open(&Location::parse(&folder.path().display().to_string()).unwrap(), |_, _| ())).unwrap();
+    for (catalog, skipped) in [(catalog, 0), (all, 1)] {
+        let mut loader =
+            Loader::start(vec![LoaderSource::alone(Arc::new(catalog))], settings(2), Arc::default(), 0, 0..2).unwrap();
+        let batches = take(&mut loader, 10);
+        let ledger = loader.ledger().total();
+        assert_eq!(ledger.skipped.get("caption_not_utf8").copied().unwrap_or(0), skipped);
+        assert!(batches.iter().all(|batch| !batch.samples.contains(&7)));
+    }
 }
 
 /// Writes bytes in a column that the file's schema calls text.

@@ -70,6 +70,14 @@ fn commands_work(server: &ObjectServer) {
     let timed = run(&["bench", "data", &train, "--image-size", "64", "--json"]);
     assert!(timed["images_per_second"].as_f64().unwrap() > 0.0, "{timed}");
 
+    // Keys of any characters are read under the names that the store lists.
+    let names = "names/\u{e9}t\u{e9} \u{56fe}\u{50cf}/part#2/100%/set[0]/a~1/{x}/a*b/a|b^c/a?b&c";
+    run(&[&["data", "synth", "--out", &server.uri(names)][..], &SMALL].concat());
+    for place in [server.uri("names"), server.uri(names) + "/train"] {
+        let found = &run(&["data", "inspect", &place, "--json"])["inspection"];
+        assert!(found["rows"].as_u64() >= Some(ROWS), "{place}: {found}");
+    }
+
     let nowhere = server.uri("corpus/train").replace("bucket", "nobucket");
     let gone = server.run(&built("blip2"), &["data", "inspect", &nowhere]);
     assert_eq!(gone.status.code(), Some(1), "{}", stderr(&gone));
