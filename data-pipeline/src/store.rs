@@ -74,9 +74,11 @@ impl Location {
         if let Some(place) = hub::open(uri)? {
             return Ok(place);
         }
-        let url = Url::parse(uri).map_err(|e| bad(e.to_string()))?;
+        let (root, written) = cut(uri);
+        let is_web = uri.starts_with("http://") || uri.starts_with("https://");
+        // A key is no path of an address: it may have empty parts, and characters that end one.
+        let url = Url::parse(if is_web { uri } else { root }).map_err(|e| bad(e.to_string()))?;
         let (scheme, path) = ObjectStoreScheme::parse(&url).map_err(|e| bad(e.to_string()))?;
-        let written = uri.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
         let path = match (url.scheme(), &scheme) {
             // A number sign or a question mark of a name would end the path of an address.
             ("file", _) => {
@@ -333,6 +335,15 @@ impl Location {
     /// Whether it is on a web server, most of which cannot list.
     pub(crate) fn is_web(&self) -> bool {
         self.uri.starts_with("http://") || self.uri.starts_with("https://")
+    }
+}
+
+/// A URI up to its host or bucket, and the text behind the slash after it.
+fn cut(uri: &str) -> (&str, &str) {
+    let host = uri.find("://").map_or(0, |at| at + 3);
+    match uri[host..].find('/') {
+        Some(slash) => (&uri[..host + slash], &uri[host + slash + 1..]),
+        None => (uri, ""),
     }
 }
 

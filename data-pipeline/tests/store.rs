@@ -58,6 +58,22 @@ fn parents_in_local_paths_are_taken_out() {
 }
 
 #[test]
+fn keys_are_read_as_they_are_written_and_addresses_are_decoded() {
+    let path = |uri: &str| Location::parse(uri).unwrap().path.to_string();
+    for (uri, key) in [
+        ("s3://bucket/a//b#2/100%/x?y&z/", "a//b#2/100%/x?y&z"),
+        ("gs://bucket/a%20b/{q}[0]*", "a%20b/{q}[0]*"),
+        ("s3://bucket", ""),
+        ("file:///data//part#2/a%20b/100%", "data/part#2/a b/100%"),
+        ("http://127.0.0.1/a%20b/%23.tar", "a b/#.tar"),
+    ] {
+        assert_eq!(path(uri), key, "{uri}");
+    }
+    let signed = Location::parse("https://host.invalid/a.parquet?signature=x").unwrap_err().to_string();
+    assert!(signed.contains("%3F"), "{signed}");
+}
+
+#[test]
 fn a_range_comes_whole_and_of_the_version_that_is_asked_for() {
     let (_folder, places) = places();
     for place in places {
