@@ -219,7 +219,7 @@ section! {
         pub min_side: Option<u64> = None => Rule::at_least(1.0),
         /// Longest side over shortest side.
         pub max_aspect: Option<f64> = None => Rule::at_least(1.0),
-        /// The most suspect class of the NSFW column that is still used.
+        /// The most suspect class of the NSFW column that is still used; rows without a readable class are left out.
         pub max_nsfw: Option<Nsfw> = None,
         /// Lowest CLIP similarity of image and caption.
         pub min_similarity: Option<f64> = None => Rule::within(-1.0, 1.0),
