@@ -128,15 +128,30 @@ impl Group {
         let is_whole = |words: &str| self.find(Kind::Text, words).or(self.find(Kind::Json, words)).is_some();
         let others = images.iter().copied().filter(|words| Some(*words) != main && is_whole(words));
         let others: Vec<&str> = others.collect();
-        let mut samples: Vec<TarSample> = Vec::new();
-        if main.is_some() || others.is_empty() {
-            let problem = (images.len() > 1 && main.is_none()).then_some("ambiguous_image");
-            samples.push(self.sample(main, problem, roles));
+        let mut samples: Vec<TarSample> = match main {
+            // The words are parts of keys: no member goes without a word.
+            None if !others.is_empty() => self.words().into_iter().map(|words| self.own_sample(words, roles)).collect(),
+            _ => {
+                let problem = (images.len() > 1 && main.is_none()).then_some("ambiguous_image");
+                let of_key = self.sample_of_key(main, problem, roles);
+                std::iter::once(of_key).chain(others.iter().map(|words| self.own_sample(words, roles))).collect()
+            }
+        };
+        if let Some(last) = samples.last_mut() {
+            last.ends_group = true;
         }
-        samples.extend(others.iter().map(|words| self.sample(Some(words), None, roles)));
-        let last = samples.len() - 1;
-        samples[last].ends_group = true;
         samples
+    }
+
+    /// The words of images and texts, each once, in the order of the members.
+    fn words(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for member in self.members.iter().filter(|member| member.kind != Kind::Json) {
+            if !found.contains(&member.words.as_str()) {
+                found.push(&member.words);
+            }
+        }
+        found
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = &Member> {
@@ -157,32 +172,55 @@ impl Group {
             .or_else(|| IMAGE_WORDS.iter().find_map(|word| named(&word)))
     }
 
-    /// The sample of an image, with the text that belongs to it.
-    fn sample(&self, image: Option<&str>, problem: Option<&'static str>, roles: &Roles) -> TarSample {
+    /// The sample of the group's key, with the text that belongs to its image.
+    fn sample_of_key(&self, image: Option<&str>, problem: Option<&'static str>, roles: &Roles) -> TarSample {
         let own = |kind| image.and_then(|words| self.find(kind, words));
         let is_main = image.is_none_or(|words| words.is_empty() || is_one_of(&IMAGE_WORDS, words));
-        let of_key = |kind| self.find(kind, "");
         let named = || self.of(Kind::Text).find(|member| is_one_of(&TEXT_WORDS, &member.words));
         let only = || {
             let mut texts = self.of(Kind::Text);
             texts.next().filter(|_| is_main && texts.next().is_none())
         };
-        let text = own(Kind::Text).or_else(|| of_key(Kind::Text)).or_else(named).or_else(only);
-        let json = own(Kind::Json).or_else(|| of_key(Kind::Json));
-        let repeats = |words: &str| self.repeated.iter().any(|repeated| repeated == words);
-        let is_repeated = repeats(image.unwrap_or_default())
-            || [text, json].into_iter().flatten().any(|member| repeats(&member.words));
-        let content = |member: Option<&Member>| member.map(|member| member.content.clone());
+        let text = own(Kind::Text).or_else(|| self.find(Kind::Text, "")).or_else(named).or_else(only);
+        let json = own(Kind::Json).or_else(|| self.find(Kind::Json, ""));
         // Words that no text without words shares are a part of the key.
-        let is_of_key = text.or(json).is_some_and(|member| member.words.is_empty());
-        let words = image.filter(|words| !words.is_empty() && !is_one_of(&IMAGE_WORDS, words) && !is_of_key);
+        let is_of_key = is_main || text.or(json).is_some_and(|member| member.words.is_empty());
+        let words = image.filter(|_| !is_of_key).unwrap_or_default();
+        let image = image.and_then(|words| self.find(Kind::Image, words));
         TarSample {
-            key: words.map_or_else(|| self.key.clone(), |words| format!("{}.{words}", self.key)),
-            image: image.and_then(|words| content(self.find(Kind::Image, words))),
+            problem: problem.or(self.repeats(&[image, text, json])),
+            ..self.sample(words, image, text, json, roles)
+        }
+    }
+
+    /// The sample of names that agree up to their last dot.
+    fn own_sample(&self, words: &str, roles: &Roles) -> TarSample {
+        let [image, text, json] = [Kind::Image, Kind::Text, Kind::Json].map(|kind| self.find(kind, words));
+        TarSample { problem: self.repeats(&[image, text, json]), ..self.sample(words, image, text, json, roles) }
+    }
+
+    /// The reason of a sample one of whose members stands twice with other contents.
+    fn repeats(&self, members: &[Option<&Member>]) -> Option<&'static str> {
+        let is_repeated = |member: &&Member| self.repeated.iter().any(|words| *words == member.words);
+        members.iter().copied().flatten().find(is_repeated).map(|_| "repeated_key")
+    }
+
+    fn sample(
+        &self,
+        words: &str,
+        image: Option<&Member>,
+        text: Option<&Member>,
+        json: Option<&Member>,
+        roles: &Roles,
+    ) -> TarSample {
+        let content = |member: Option<&Member>| member.map(|member| member.content.clone());
+        TarSample {
+            key: if words.is_empty() { self.key.clone() } else { format!("{}.{words}", self.key) },
+            image: content(image),
             text: content(text),
             json: content(json),
             caption_key: roles.caption.clone(),
-            problem: problem.or(is_repeated.then_some("repeated_key")),
+            problem: None,
             start: self.start,
             end: self.end,
             ends_group: false,

@@ -154,6 +154,9 @@ fn keys_with_dots_are_keys() {
     assert_eq!(plain(&sorted), [row("v1.5", "a", "A"), row("v1.6", "b", "B"), row("v1.7", "c", "")]);
     let apart = [("v1.5.jpg", "a"), ("v1.6.jpg", "b"), ("v1.5.txt", "A"), ("v1.6.txt", "B")];
     assert_eq!(plain(&apart), [row("v1.5", "a", "A"), row("v1.6", "b", "B")]);
+    let uneven = [("v1.5.jpg", "a"), ("v1.6.jpg", "b"), ("v1.7.jpg", "c"), ("v1.5.txt", "A"), ("v1.8.txt", "D")];
+    let all = [row("v1.5", "a", "A"), row("v1.6", "b", ""), row("v1.7", "c", ""), row("v1", "", "D")];
+    assert_eq!(plain(&uneven), all, "no member goes without a row");
     let beside = [("k.jpg", "a"), ("k.txt", "A"), ("k.5.jpg", "b"), ("k.5.txt", "B")];
     assert_eq!(plain(&beside), [row("k", "a", "A"), row("k.5", "b", "B")]);
     assert_eq!(plain(&[("1.5.jpg", "a"), ("1.6.txt", "B")]), [row("1.5", "a", "")], "no text of another name");
