@@ -165,11 +165,7 @@ impl Group {
     /// The image of the key itself among several: the one without words, or the one that is called so.
     fn main_image<'a>(&self, images: &[&'a str]) -> Option<&'a str> {
         let named = |word: &&str| images.iter().copied().find(|words| words.eq_ignore_ascii_case(word));
-        images
-            .iter()
-            .copied()
-            .find(|words| words.is_empty())
-            .or_else(|| IMAGE_WORDS.iter().find_map(|word| named(&word)))
+        images.iter().copied().find(|words| words.is_empty()).or_else(|| IMAGE_WORDS.iter().find_map(named))
     }
 
     /// The sample of the group's key, with the text that belongs to its image.
@@ -201,7 +197,7 @@ impl Group {
 
     /// The reason of a sample one of whose members stands twice with other contents.
     fn repeats(&self, members: &[Option<&Member>]) -> Option<&'static str> {
-        let is_repeated = |member: &&Member| self.repeated.iter().any(|words| *words == member.words);
+        let is_repeated = |member: &&Member| self.repeated.contains(&member.words);
         members.iter().copied().flatten().find(is_repeated).map(|_| "repeated_key")
     }
 

@@ -81,7 +81,8 @@ fn judged(name: String, source: &Source, looked: &Looked, limit: f64) -> Check {
         let fix = format!("mend the data or the filters of data.sources.{}, or take the source out", source.name());
         return Check::failure(name, error.to_string(), "rows to train on", fix);
     }
-    let mend = "download or write it again, or remove it; `blip2 data index` makes a catalogue that leaves it out";
+    let mend =
+        "download or write the shard again, or remove it; `blip2 data index` makes a catalogue that leaves it out";
     if let Some(error) = catalog.too_many_bad(limit).filter(|_| !is_kept) {
         return Check::failure(name, error.to_string(), &expected, mend);
     }
