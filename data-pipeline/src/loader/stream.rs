@@ -184,10 +184,10 @@ mod tests {
                 for (source, address) in stream.addresses(step, 0..lanes) {
                     prop_assert!(seen.entry(source).or_default().insert(address), "{:?} came twice", address);
                 }
-                for source in 0..sources.len() {
+                for (source, (_, rows)) in sources.iter().enumerate() {
                     let (drawn, distinct) = stream.drawn(source, step + 1);
                     prop_assert_eq!(drawn, seen.get(&source).map_or(0, HashSet::len) as u64);
-                    prop_assert!(distinct <= sources[source].1.iter().map(|rows| u64::from(*rows)).sum());
+                    prop_assert!(distinct <= rows.iter().map(|rows| u64::from(*rows)).sum());
                 }
             }
             for (source, addresses) in seen {
