@@ -425,9 +425,12 @@ fn member(tar: &mut tar::Builder<std::fs::File>, name: &str, content: &[u8]) {
     tar.append_data(&mut header, name, content).unwrap();
 }
 
+/// Status, caption, width, height, class and similarity of a row.
+type FactsOfRow = (&'static str, &'static str, i64, i64, &'static str, f64);
+
 /// One Parquet row for each reason that filters and shards give.
 fn rows_of_every_reason(file: &Path) {
-    let good = ("success", "a good caption", 300, 300, "UNLIKELY", 0.4);
+    let good: FactsOfRow = ("success", "a good caption", 300, 300, "UNLIKELY", 0.4);
     let rows = [
         good,
         ("failed_to_download", good.1, 300, 300, good.4, 0.4),
@@ -450,12 +453,11 @@ fn rows_of_every_reason(file: &Path) {
     let captions = captions.into_data().into_builder().data_type(DataType::Utf8);
     // SAFETY: one text is not UTF-8 on purpose; the array is written and never read as text.
     let captions = StringArray::from(unsafe { captions.build_unchecked() });
-    let texts = |text: fn(&(&'static str, &'static str, i64, i64, &'static str, f64)) -> &'static str| {
+    let texts = |text: fn(&FactsOfRow) -> &'static str| {
         Arc::new(StringArray::from_iter_values(rows.iter().map(text))) as ArrayRef
     };
-    let sides = |side: fn(&(&str, &str, i64, i64, &str, f64)) -> i64| {
-        Arc::new(Int64Array::from_iter_values(rows.iter().map(side))) as ArrayRef
-    };
+    let sides =
+        |side: fn(&FactsOfRow) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(side))) as ArrayRef;
     write_parquet(
         file,
         vec![
