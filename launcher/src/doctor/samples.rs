@@ -78,7 +78,10 @@ fn judged(name: String, source: &Source, looked: &Looked, limit: f64) -> Check {
     let description = &catalog.description;
     let expected = format!("at most {:.2} % that cannot be used (data.loader.max_bad_fraction)", limit * 100.0);
     if let Some(error) = catalog.nothing_usable() {
-        let fix = format!("mend the data or the filters of data.sources.{}, or take the source out", source.name());
+        let fix = match catalog.is_emptied_by_filters() {
+            true => format!("loosen data.sources.{}.filters, or take the source out", source.name()),
+            false => format!("mend the data of data.sources.{}, or take the source out", source.name()),
+        };
         return Check::failure(name, error.to_string(), "rows to train on", fix);
     }
     let mend =
