@@ -212,8 +212,8 @@ section! {
 }
 
 section! {
-    /// Which samples are used; null for no limit. Samples without the column in question pass, but for `max_nsfw`: what is
-    /// not known to be safe is left out.
+    /// Limits on the samples that are used; null for none. Samples without the column in question pass, except for
+    /// `max_nsfw`: a sample that is not known to be safe is left out.
     pub struct Filters {
         /// Shortest side of the image in pixels.
         pub min_side: Option<u64> = None => Rule::at_least(1.0),

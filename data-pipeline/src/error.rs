@@ -62,7 +62,7 @@ pub enum DataError {
     Annotations {
         /// The file.
         uri: String,
-        /// What is wrong with it, and what was expected.
+        /// The problem, and what was expected.
         problem: String,
     },
     /// A file of a benchmark, or its folder of images, that cannot be used as it is: all that is wrong with it.
@@ -88,12 +88,12 @@ pub enum DataError {
     NotRead {
         /// The shard.
         uri: String,
-        /// What was found.
+        /// The form that was found.
         problem: String,
-        /// What to do.
+        /// Advice.
         advice: &'static str,
     },
-    /// A source of which too much cannot be read.
+    /// A source with too many unreadable shards or entries.
     #[error(
         "{uri}: {bad} of {all} {what} cannot be read, more than data.loader.max_bad_fraction = {limit} allows; first: {first}. Mend or remove them, raise the limit, or make the catalogue with `blip2 data index`, which leaves them out"
     )]
@@ -102,7 +102,7 @@ pub enum DataError {
         uri: String,
         /// Shards or entries.
         what: &'static str,
-        /// Those that cannot be read.
+        /// Unreadable ones.
         bad: u64,
         /// All of them.
         all: u64,
@@ -116,11 +116,11 @@ pub enum DataError {
     NothingUsable {
         /// The source.
         uri: String,
-        /// Rows that were looked at.
+        /// Rows of the source.
         rows: u64,
         /// Rows left out by reason.
         reasons: String,
-        /// What to do.
+        /// Advice.
         advice: &'static str,
     },
     /// A catalogue that does not belong to the source or cannot be read.

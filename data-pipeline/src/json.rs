@@ -16,7 +16,7 @@ const LOST: &[u8] = b"\\ufffd";
 /// A value, read as the standard has it or else from its [`cleaned`] bytes.
 ///
 /// # Errors
-/// What is wrong with the JSON, and where.
+/// The problem of the JSON, with its place.
 pub(crate) fn value(json: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(json)
         .or_else(|_| serde_json::from_slice(&cleaned(json)))

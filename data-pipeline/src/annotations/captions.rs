@@ -88,7 +88,7 @@ struct Reader {
     captions: Vec<(String, Id, Vec<String>)>,
     /// Images of Karpathy's other splits.
     other_splits: BTreeMap<String, u64>,
-    /// What is wrong with an id that two images have.
+    /// The problem of an id that two images have.
     twice: Option<String>,
     /// Entries of a known form, and lists of them.
     known: u64,

@@ -94,7 +94,7 @@ const EXPECTED: &str = "Expected VQA's `questions` and, in the same file or anot
 struct Reader {
     questions: Vec<Question>,
     answers: Vec<Answered>,
-    /// What `data_subtype` says of the file that is read.
+    /// `data_subtype` of the file that is read.
     subtype: Option<String>,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Record<'a> {
     pub(super) key: Option<&'a str>,
     /// Its number in its list, or that of its line.
     pub(super) index: Option<usize>,
-    /// Where it stands: `annotations[3]`, `[3]` or `line 4`.
+    /// Place in the file: `annotations[3]`, `[3]` or `line 4`.
     pub(super) place: String,
     /// The entry.
     pub(super) value: Value,

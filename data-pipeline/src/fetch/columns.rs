@@ -156,7 +156,7 @@ impl Columns {
         Ok((columns, places))
     }
 
-    /// Where these columns are in a file's schema, whatever the case of their names.
+    /// Places of these columns in a file's schema, whatever the case of their names.
     fn places(&self, file: &ParquetFile, carried: &[&FieldRef], is_list: bool) -> Result<Places> {
         let fields = file.schema().fields();
         let place = |name: &String| {

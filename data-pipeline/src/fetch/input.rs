@@ -84,7 +84,7 @@ impl Source {
         Ok(Self::Files(opened.try_collect().await?))
     }
 
-    /// What tells this input from another.
+    /// Identity of the input, as `fetch.json` keeps it.
     pub(super) fn identity(&self) -> Vec<FileIdentity> {
         match self {
             Self::Files(files) => files.iter().map(|(_, identity)| identity.clone()).collect(),

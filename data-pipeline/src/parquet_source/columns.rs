@@ -63,7 +63,7 @@ impl Columns {
     /// The columns of a schema, those that `choice` names or those with the usual names.
     ///
     /// # Errors
-    /// What is missing or of the wrong type.
+    /// The column that is missing or of the wrong type.
     pub(super) fn find(schema: &Schema, choice: Option<&configs::Columns>) -> Result<Self, String> {
         let named = |name: fn(&configs::Columns) -> &Option<String>| choice.and_then(|choice| name(choice).as_deref());
         let (caption, captions) = captions(schema, named(|choice| &choice.caption))?;

@@ -135,7 +135,7 @@ async fn none(location: &Location, form: Form) -> DataError {
 }
 
 /// # Errors
-/// [`DataError::Setting`] when the files are several splits of one of the hub's sets: to train on the test split is no wish.
+/// [`DataError::Setting`] when the files are several splits of one of the hub's sets, so that no test split is trained on.
 fn refuse_several_splits(location: &Location, shards: &[(Location, ObjectMeta)]) -> Result<()> {
     let splits: BTreeSet<&str> = shards.iter().filter_map(|(object, _)| split_of(object.path.filename()?)).collect();
     if splits.len() < 2 {

@@ -217,7 +217,7 @@ pub(super) struct Parser {
     reader: Reader,
     output: Vec<u8>,
     ends: Vec<usize>,
-    /// How much of both belongs to the record that has begun.
+    /// Lengths of both that belong to the record that has begun.
     written: (usize, usize),
 }
 

@@ -53,7 +53,7 @@ impl fmt::Display for Place {
 pub(super) enum Splitter {
     /// At line feeds.
     Lines(Part),
-    /// Where the elements of a list end.
+    /// End of the elements of a list.
     Elements(Part, Nesting),
 }
 
