@@ -3,6 +3,9 @@
 /// Characters that the reference takes out: its regular expression `[.!\"()*#:;~]`.
 const REMOVED: [char; 10] = ['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'];
 
+/// Names of captions in columns and metadata, the likeliest first. Any case is read.
+pub(crate) const NAMES: [&str; 6] = ["caption", "captions", "text", "txt", "alt_text", "alt"];
+
 /// Words a text keeps at most, in the reference's default.
 pub const DEFAULT_MAX_WORDS: usize = 50;
 

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use memchr::memmem;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Bare words that Python's `json` writes and JSON does not have.
 const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
@@ -21,6 +21,12 @@ pub(crate) fn value(json: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(json)
         .or_else(|_| serde_json::from_slice(&cleaned(json)))
         .map_err(|error: serde_json::Error| error.to_string())
+}
+
+/// The value of a key in any case, the exact one first.
+pub(crate) fn find<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let others = || fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    fields.get(name).or_else(others)
 }
 
 /// Bytes of the same JSON that a strict reader takes: [`decoded`], with `null` for `NaN`, `Infinity` and `-Infinity`

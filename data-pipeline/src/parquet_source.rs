@@ -25,8 +25,8 @@ use crate::error::{DataError, Result};
 use crate::object_reader::{Footer, ObjectReader, panicked, parquet_error, read_error};
 use crate::store::Location;
 
-pub(crate) use columns::{CAPTION_COLUMNS, is_text, is_text_list};
 pub use columns::{Columns, IMAGE_COLUMNS, ImageColumn};
+pub(crate) use columns::{is_text, is_text_list, list_item};
 pub(crate) use raw_text::is_not_utf8;
 
 use crate::rows::{Rows, first_texts};

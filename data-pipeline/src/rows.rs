@@ -1,6 +1,6 @@
 //! Rows as they are read from a source of any form, and the rule that says which of them can be used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, BinaryViewArray, ListArray, StringArray};
 
@@ -27,7 +27,7 @@ pub struct Rows {
     /// Rows of which a caption is no UTF-8; it is null.
     pub bad_texts: BTreeSet<usize>,
     /// Rows that cannot be used for a reason that their form tells: members of a tar that do not belong together.
-    pub refused: std::collections::BTreeMap<usize, &'static str>,
+    pub refused: BTreeMap<usize, &'static str>,
 }
 
 impl Rows {
@@ -55,11 +55,8 @@ impl Rows {
     /// question, its answers.
     pub fn texts(&self, row: usize) -> Vec<&str> {
         let is_usable = |text: &&str| if self.questions.is_some() { !text.trim().is_empty() } else { !is_blank(text) };
-        if let Some(lists) = self.all_captions.as_ref().filter(|lists| lists.is_valid(row)) {
-            let start = lists.value_offsets()[row] as usize;
-            let values = lists.values().as_string::<i32>();
-            let texts = (start..start + lists.value_length(row) as usize).filter(|at| values.is_valid(*at));
-            let texts: Vec<&str> = texts.map(|at| values.value(at)).filter(is_usable).collect();
+        if let Some(lists) = &self.all_captions {
+            let texts: Vec<&str> = texts_at(lists, row).filter(is_usable).collect();
             if !texts.is_empty() {
                 return texts;
             }
@@ -90,15 +87,17 @@ impl Rows {
     }
 }
 
-/// The first usable text of each list: the captions of a source that has lists alone.
-pub(crate) fn first_texts(lists: &ListArray) -> StringArray {
+/// The texts of a row's list that are not null.
+fn texts_at(lists: &ListArray, row: usize) -> impl Iterator<Item = &str> {
     let values = lists.values().as_string::<i32>();
-    let first = |row: usize| {
-        let start = lists.value_offsets()[row] as usize;
-        let own = (start..start + lists.value_length(row) as usize).filter(|at| values.is_valid(*at));
-        own.map(|at| values.value(at)).find(|text| !is_blank(text))
-    };
-    (0..lists.len()).map(|row| if lists.is_valid(row) { first(row) } else { None }).collect()
+    let length = if lists.is_valid(row) { lists.value_length(row) as usize } else { 0 };
+    let start = lists.value_offsets()[row] as usize;
+    (start..start + length).filter(|at| values.is_valid(*at)).map(|at| values.value(at))
+}
+
+/// The first text of each list that is not blank.
+pub(crate) fn first_texts(lists: &ListArray) -> StringArray {
+    (0..lists.len()).map(|row| texts_at(lists, row).find(|text| !is_blank(text))).collect()
 }
 
 #[cfg(test)]
@@ -123,7 +122,7 @@ mod tests {
             status: None,
             keys: None,
             bad_texts: BTreeSet::new(),
-            refused: Default::default(),
+            refused: BTreeMap::new(),
         }
     }
 

@@ -11,9 +11,8 @@ use arrow::array::{BinaryViewArray, ListBuilder, StringArray, StringBuilder};
 use bytes::{Buf, Bytes};
 use serde_json::Value;
 
-use crate::caption::is_blank;
+use crate::caption::{self, is_blank};
 use crate::json;
-use crate::parquet_source::CAPTION_COLUMNS;
 use crate::rows::Rows;
 pub use group::Roles;
 use group::{Group, split_name};
@@ -67,9 +66,10 @@ impl TarSample {
             return TarTexts { caption, is_bad, ..TarTexts::default() };
         }
         let metadata = self.metadata();
+        let is_texts = |value: &&Value| value.is_string() || value.is_array();
         let found = metadata.as_ref().and_then(Value::as_object).and_then(|facts| match &self.caption_key {
             Some(key) => facts.get(key),
-            None => CAPTION_COLUMNS.iter().copied().flatten().find_map(|name| usable_text(facts, name)),
+            None => caption::NAMES.iter().find_map(|name| json::find(facts, name).filter(is_texts)),
         });
         match found {
             Some(Value::String(text)) => TarTexts { caption: Some(text.clone()), ..TarTexts::default() },
@@ -80,12 +80,6 @@ impl TarSample {
             _ => TarTexts::default(),
         }
     }
-}
-
-/// The value of a key in any case, the exact one first, when it holds texts.
-fn usable_text<'a>(facts: &'a serde_json::Map<String, Value>, name: &str) -> Option<&'a Value> {
-    let others = || facts.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    facts.get(name).or_else(others).filter(|value| value.is_string() || value.is_array())
 }
 
 /// Cuts a tar that arrives piece by piece into samples.

@@ -21,11 +21,10 @@ impl FactColumns {
     /// `height`, those that `blip2 data fetch` and img2dataset write for the image as it is stored; LAION's `WIDTH` and
     /// `HEIGHT`, which are of the page's image, only where there are no others.
     pub(super) fn names<'a>(schema: &'a Schema, wanted: &[&str]) -> Vec<&'a str> {
-        let fields = || schema.fields().iter().map(|field| field.name().as_str());
-        let sides = sides(schema);
+        let sides = sides(names_of(schema));
         let is_side = |name: &str| ["width", "height"].iter().any(|side| name.eq_ignore_ascii_case(side));
         let is_own_side = |name: &str| sides.is_some_and(|(width, height)| name == width || name == height);
-        fields()
+        names_of(schema)
             .filter(|name| wanted.iter().any(|wanted| name.eq_ignore_ascii_case(wanted)))
             .filter(|name| !is_side(name) || is_own_side(name))
             .collect()
@@ -41,7 +40,7 @@ impl FactColumns {
         };
         let text = |name| all(name, &DataType::Utf8).into_iter().map(|found| found.as_string::<i32>().clone());
         let one = |name, kind| all(name, kind).into_iter().next();
-        let sides = sides(&schema).and_then(|(width, height)| {
+        let sides = sides(names_of(&schema)).and_then(|(width, height)| {
             let side = |name| arrow::compute::cast(batch.column_by_name(name)?, &DataType::UInt64).ok();
             side(width).zip(side(height))
         });
@@ -74,15 +73,17 @@ impl FactColumns {
     }
 }
 
-/// The columns of an image's sides: `width` and `height`, or both in one other spelling.
-fn sides(schema: &Schema) -> Option<(&str, &str)> {
-    let names = || schema.fields().iter().map(|field| field.name().as_str());
-    let pair = |own: fn(&str, &str) -> bool| {
-        names().find(|name| own(name, "width")).zip(names().find(|name| own(name, "height")))
-    };
+/// The names of an image's sides: `width` and `height`, or both in one other spelling.
+pub(super) fn sides<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'a str, &'a str)> {
+    let find = |is_it: fn(&str, &str) -> bool, side| names.clone().find(|name| is_it(name, side));
+    let pair = |is_it| find(is_it, "width").zip(find(is_it, "height"));
     pair(|name, side| name == side)
         .or_else(|| pair(|name, side| name == side.to_ascii_uppercase()))
         .or_else(|| pair(|name, side| name.eq_ignore_ascii_case(side)))
+}
+
+fn names_of(schema: &Schema) -> impl Iterator<Item = &str> + Clone {
+    schema.fields().iter().map(|field| field.name().as_str())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Samples of a folder of images, and how they are read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{AsArray, BinaryViewArray, ListArray, StringArray, StructArray};
 use arrow::datatypes::UInt64Type;
@@ -70,7 +70,7 @@ impl Catalog {
             status: None,
             keys: Some(images.keys.slice(first, rows)),
             bad_texts: BTreeSet::new(),
-            refused: std::collections::BTreeMap::new(),
+            refused: BTreeMap::new(),
         })
     }
 

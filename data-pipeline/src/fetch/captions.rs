@@ -6,7 +6,8 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef};
 
-use super::types::{element, exact_cast, is_text};
+use super::types::{exact_cast, is_text};
+use crate::parquet_source::list_item;
 
 /// The column that carries all texts of a row where the input has lists of them.
 pub(super) const LIST_COLUMN: &str = "captions";
@@ -23,7 +24,7 @@ pub(super) enum Form {
 impl Form {
     /// The form of a column of this type; `None` when its values are neither texts nor lists of texts.
     pub(super) fn of(kind: &DataType) -> Option<Self> {
-        match element(kind) {
+        match list_item(kind) {
             Some(field) => is_text(field.data_type()).then_some(Self::List),
             None => is_text(kind).then_some(Self::Text),
         }
@@ -44,7 +45,7 @@ fn text_element() -> FieldRef {
 /// # Errors
 /// The reason, when bytes are no UTF-8.
 pub(super) fn lists(column: &ArrayRef) -> Result<ArrayRef, String> {
-    if element(column.data_type()).is_some() {
+    if list_item(column.data_type()).is_some() {
         return exact_cast(column, list_field().data_type());
     }
     let texts = exact_cast(column, &DataType::Utf8)?;
@@ -52,15 +53,6 @@ pub(super) fn lists(column: &ArrayRef) -> Result<ArrayRef, String> {
     let there = StringArray::from_iter_values(texts.as_string::<i32>().iter().flatten());
     let lists = ListArray::try_new(text_element(), offsets, Arc::new(there), texts.logical_nulls());
     Ok(Arc::new(lists.map_err(|error| error.to_string())?))
-}
-
-/// The first text of every list that is not blank.
-pub(super) fn first_texts(lists: &ArrayRef) -> ArrayRef {
-    let first = |list: ArrayRef| {
-        let texts = list.as_string::<i32>();
-        texts.iter().flatten().find(|text| !text.trim().is_empty()).map(str::to_owned)
-    };
-    Arc::new(StringArray::from_iter(lists.as_list::<i32>().iter().map(|list| list.and_then(first))))
 }
 
 #[cfg(test)]
@@ -75,8 +67,8 @@ mod tests {
     }
 
     fn firsts_of(column: &ArrayRef) -> Vec<Option<String>> {
-        let first = first_texts(&lists(column).unwrap());
-        first.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
+        let first = crate::rows::first_texts(lists(column).unwrap().as_list());
+        first.iter().map(|text| text.map(str::to_owned)).collect()
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Columns of the input: their roles, their places in every file, and the types that they have in the output.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
 use super::captions::{self, Form};
@@ -10,6 +11,7 @@ use super::file::ParquetFile;
 use super::options::ColumnChoice;
 use super::types::{common, exact_cast, is_text};
 use crate::error::{DataError, Result};
+use crate::rows::first_texts;
 
 /// Something that a column of the input is for.
 pub(super) struct Role {
@@ -25,11 +27,7 @@ pub(super) struct Role {
 pub(super) const URL: Role =
     Role { values: "URLs", option: "--url-column", names: &["url", "image_url", "img_url", "image_urls"] };
 /// Captions.
-pub(super) const CAPTION: Role = Role {
-    values: "captions",
-    option: "--caption-column",
-    names: &["caption", "captions", "text", "txt", "alt_text", "alt"],
-};
+pub(super) const CAPTION: Role = Role { values: "captions", option: "--caption-column", names: &crate::caption::NAMES };
 const DROPPED: Role = Role { values: "that kind to leave out", option: "--drop-column", names: &[] };
 
 impl Role {
@@ -237,7 +235,7 @@ impl Columns {
         if self.output.len() > self.carried {
             let lists = captions::lists(column(places.caption));
             let lists = kept(&self.caption, places.caption, CAPTION.option, lists)?;
-            let first_texts = captions::first_texts(&lists);
+            let first_texts: ArrayRef = Arc::new(first_texts(lists.as_list()));
             columns.push((captions::LIST_COLUMN, lists));
             columns.push(("caption", first_texts));
         } else {

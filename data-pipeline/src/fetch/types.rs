@@ -6,6 +6,8 @@ use arrow::array::{Array, ArrayRef};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef};
 
+use crate::parquet_source::list_item;
+
 /// The type that holds every value of both exactly, if there is one. Equal types stay as they are.
 pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
     if a == b {
@@ -23,7 +25,7 @@ pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
         _ if is_string(a) && b.is_integer() || a.is_integer() && is_string(b) => Some(DataType::Utf8),
         _ if is_bytes(a) && is_bytes(b) => Some(DataType::Binary),
         _ if is_number(a) && is_number(b) => common_number(a, b),
-        _ => Some(DataType::List(common_field(element(a)?, element(b)?)?)),
+        _ => Some(DataType::List(common_field(list_item(a)?, list_item(b)?)?)),
     }
 }
 
@@ -69,17 +71,6 @@ pub(super) fn is_text(kind: &DataType) -> bool {
         DataType::Dictionary(_, value) => is_text(value),
         DataType::Null | DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
         other => is_string(other),
-    }
-}
-
-/// The field of the elements of any kind of list.
-pub(super) fn element(kind: &DataType) -> Option<&FieldRef> {
-    use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView};
-    match kind {
-        List(field) | LargeList(field) | ListView(field) | LargeListView(field) | FixedSizeList(field, _) => {
-            Some(field)
-        }
-        _ => None,
     }
 }
 

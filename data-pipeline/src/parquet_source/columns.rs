@@ -1,12 +1,12 @@
 //! Columns of image-text shards by the names and types that the hub, pandas and img2dataset write.
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+
+use crate::caption;
 
 /// Columns of images in the order of preference. img2dataset names its one after the encode format, the hub's sets after
 /// what it holds. Any case is read.
 pub const IMAGE_COLUMNS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "image", "image_bytes", "img", "image_data"];
-/// Columns of captions in the order of preference: those of one line together, one of texts and one of lists of texts.
-pub(crate) const CAPTION_COLUMNS: [&[&str]; 4] = [&["caption", "captions"], &["text"], &["txt"], &["alt_text", "alt"]];
 /// Columns of keys.
 const KEY_COLUMNS: [&str; 2] = ["key", "__key__"];
 /// The member of the hub's image struct that holds the encoded image.
@@ -132,7 +132,9 @@ fn captions(schema: &Schema, chosen: Option<&str>) -> Result<(Option<String>, Op
         };
     }
     let mut refused = None;
-    for (rank, family) in CAPTION_COLUMNS.iter().enumerate() {
+    // Of the first family one column may hold texts and another one lists of texts.
+    let (own, others) = caption::NAMES.split_at(2);
+    for (rank, family) in std::iter::once(own).chain(others.chunks(1)).enumerate() {
         let fields: Vec<&Field> = family.iter().flat_map(|name| named(schema, name)).collect();
         let of = |accepts: fn(&DataType) -> bool| fields.iter().find(|field| accepts(field.data_type()));
         // Lists under the plural name are the ones that `blip2 data filter` writes.
@@ -185,13 +187,15 @@ pub(crate) fn is_text(kind: &DataType) -> bool {
 
 /// Whether a column holds a list of texts each.
 pub(crate) fn is_text_list(kind: &DataType) -> bool {
+    list_item(kind).is_some_and(|item| is_text(item.data_type()))
+}
+
+/// The field of the items of any kind of list.
+pub(crate) fn list_item(kind: &DataType) -> Option<&FieldRef> {
+    use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView};
     match kind {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => is_text(item.data_type()),
-        _ => false,
+        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => Some(item),
+        _ => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Parquet shards: the columns that filters look at, row group by row group.
 
+use std::collections::BTreeMap;
+
 use arrow::array::{BinaryViewArray, StringArray};
 use object_store::ObjectMeta;
 
@@ -86,7 +88,7 @@ impl Shard {
             status: text(&self.columns.status)?,
             keys: None,
             bad_texts: bad.unwrap_or_default(),
-            refused: Default::default(),
+            refused: BTreeMap::new(),
         })
     }
 }

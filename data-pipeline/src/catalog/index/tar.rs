@@ -8,9 +8,11 @@ use serde_json::{Map, Value};
 
 use super::{IndexedGroup, IndexedShard, Judge};
 use crate::catalog::Place;
+use crate::catalog::facts::sides;
 use crate::error::{DataError, Result};
 use crate::filters::{Facts, class_of, refused_by_status, reject, worst};
 use crate::image::{Format, ImageError};
+use crate::json;
 use crate::store::Location;
 use crate::tar_source::{Roles, TarSample, TarSamples, compression, rows_of};
 
@@ -96,8 +98,8 @@ impl TarRun {
         let metadata = sample.metadata();
         let metadata = metadata.as_ref().and_then(Value::as_object);
         let rows = rows_of(std::slice::from_ref(sample), roles);
-        let by_status = metadata.and_then(|facts| find(facts, "status")?.as_str()).and_then(refused_by_status);
-        let unusable = by_status.or_else(|| rows.unusable(0)).or_else(|| unread(sample, &mut indexed.formats));
+        let by_status = metadata.and_then(|facts| json::find(facts, "status")?.as_str()).and_then(refused_by_status);
+        let unusable = by_status.or_else(|| rows.unusable(0)).or_else(|| sniff(sample, &mut indexed.formats));
         let facts = Facts { unusable, caption: rows.texts(0).first().copied(), ..facts_of(metadata) };
         let used = indexed.note(reject(judge.filters, &facts));
         self.used.push(used);
@@ -114,8 +116,8 @@ impl TarRun {
     }
 }
 
-/// The reason why the first bytes of a sample's image say that it cannot be decoded. Others are counted by their format.
-fn unread(sample: &TarSample, formats: &mut BTreeMap<String, u64>) -> Option<&'static str> {
+/// Counts a sample's image by the format of its first bytes; the reason where they say that it cannot be decoded.
+fn sniff(sample: &TarSample, formats: &mut BTreeMap<String, u64>) -> Option<&'static str> {
     match Format::sniff(sample.image.as_deref().unwrap_or_default()) {
         Ok(format) => {
             *formats.entry(format.name().to_owned()).or_default() += 1;
@@ -129,26 +131,17 @@ fn unread(sample: &TarSample, formats: &mut BTreeMap<String, u64>) -> Option<&'s
 /// The facts that filters judge, of a sample's JSON.
 fn facts_of(metadata: Option<&Map<String, Value>>) -> Facts<'static> {
     let Some(facts) = metadata else { return Facts::default() };
-    let similarity = find(facts, "similarity").map(|value| number(value).unwrap_or(f64::NAN));
-    // Those of the stored image come first; in capitals, LAION's are of the page's image.
-    let sides = [["width", "height"], ["WIDTH", "HEIGHT"], ["Width", "Height"]].iter().find_map(|[width, height]| {
-        let side = |name: &str| facts.get(name).and_then(number).filter(|side| side.is_finite() && *side >= 0.0);
-        (facts.contains_key(*width) && facts.contains_key(*height)).then(|| side(width).zip(side(height)))
-    });
+    let similarity = json::find(facts, "similarity").map(|value| number(value).unwrap_or(f64::NAN));
+    let side = |name: &str| facts.get(name).and_then(number).filter(|side| side.is_finite() && *side >= 0.0);
+    let sides = sides(facts.keys().map(String::as_str)).and_then(|(width, height)| side(width).zip(side(height)));
     let classes = facts.iter().filter(|(key, _)| key.eq_ignore_ascii_case("nsfw"));
     let class = |value: &Value| -> Option<Nsfw> { class_of(value.as_str()?) };
     Facts {
-        sides: sides.flatten().map(|(width, height)| (width as u64, height as u64)),
+        sides: sides.map(|(width, height)| (width as u64, height as u64)),
         nsfw: worst(classes.map(|(_, value)| class(value))),
         similarity,
         ..Facts::default()
     }
-}
-
-/// The value of a key in any case, the exact one first.
-fn find<'a>(facts: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    let others = || facts.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    facts.get(name).or_else(others)
 }
 
 /// A number, also one that is written as a text.
