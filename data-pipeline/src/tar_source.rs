@@ -71,14 +71,18 @@ impl TarSample {
             Some(key) => facts.get(key),
             None => caption::NAMES.iter().find_map(|name| json::find(facts, name).filter(is_texts)),
         });
-        match found {
-            Some(Value::String(text)) => TarTexts { caption: Some(text.clone()), ..TarTexts::default() },
-            Some(Value::Array(texts)) => {
-                let list: Vec<String> = texts.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect();
-                TarTexts { caption: list.iter().find(|text| !is_blank(text)).cloned(), list, is_bad: false }
-            }
-            _ => TarTexts::default(),
-        }
+        // JSON that is no UTF-8 is read with replacement characters; a text that has one is not the one that was written.
+        let is_damaged = self.json.as_ref().is_some_and(|json| std::str::from_utf8(json).is_err());
+        let is_whole = |text: &&str| !(is_damaged && text.contains(char::REPLACEMENT_CHARACTER));
+        let texts: Vec<&str> = match found {
+            Some(Value::String(text)) => vec![text],
+            Some(Value::Array(texts)) => texts.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let list: Vec<String> = texts.iter().copied().filter(is_whole).map(str::to_owned).collect();
+        let (is_bad, is_list) = (list.len() < texts.len(), found.is_some_and(Value::is_array));
+        let caption = list.iter().find(|text| !is_list || !is_blank(text)).cloned();
+        TarTexts { caption, list: if is_list { list } else { Vec::new() }, is_bad }
     }
 }
 

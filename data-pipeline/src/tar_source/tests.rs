@@ -189,6 +189,19 @@ fn captions_stand_in_texts_or_in_json_of_any_usual_name() {
 }
 
 #[test]
+fn a_caption_of_json_that_is_no_utf8_is_none() {
+    let texts = |json: &[u8]| {
+        let bytes = [member("a.jpg", b'0', b"i"), member("a.json", b'0', json)].concat();
+        rows(bytes.into(), 1, &Roles::default()).unwrap()
+    };
+    let bad = texts(b"{\"caption\": \"caf\xe9\"}");
+    assert_eq!(bad.unusable(0), Some("caption_not_utf8"));
+    assert_eq!(texts(b"{\"caption\": \"a\", \"by\": \"caf\xe9\"}").texts(0), ["a"], "another field costs itself");
+    assert_eq!(texts(b"{\"captions\": [\"caf\xe9\", \"b\"]}").texts(0), ["b"]);
+    assert_eq!(texts("{\"caption\": \"a \u{fffd}\"}".as_bytes()).texts(0), ["a \u{fffd}"], "written so");
+}
+
+#[test]
 fn images_and_texts_apart_are_no_samples() {
     let apart = [("1.jpg", "a"), ("2.jpg", "b"), ("1.txt", "A"), ("2.txt", "B")];
     assert_eq!(plain(&apart), [row("1", "a", ""), row("2", "b", ""), row("1", "", "A"), row("2", "", "B")]);
