@@ -39,8 +39,7 @@ impl Folder {
     pub async fn list(location: &Location, own_name: &str) -> Result<Self> {
         let mut sizes = BTreeMap::new();
         for (found, meta) in location.list("").await? {
-            let path = found.path.as_ref().strip_prefix(location.path.as_ref()).unwrap_or_default();
-            sizes.insert(path.trim_start_matches('/').to_owned(), meta.size);
+            sizes.insert(location.below(&found.path).to_owned(), meta.size);
         }
         Ok(Self { sizes, own_name: normal(own_name) })
     }

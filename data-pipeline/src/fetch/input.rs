@@ -44,13 +44,8 @@ impl FileIdentity {
     async fn read(input: &Location, place: &Location, size: u64, rows: Option<u64>) -> Result<Self> {
         let end = place.store.get_range(&place.path, size.saturating_sub(HASHED_END)..size).await;
         let end = end.map_err(|e| place.error("read", e))?;
-        Ok(Self { name: below(input, place).into(), bytes: size, rows, end_sha256: hex(&Sha256::digest(&end)) })
+        Ok(Self { name: input.below(&place.path).into(), bytes: size, rows, end_sha256: hex(&Sha256::digest(&end)) })
     }
-}
-
-/// The name of a place below the input; empty for the input itself.
-fn below<'a>(input: &Location, place: &'a Location) -> &'a str {
-    place.path.as_ref().strip_prefix(input.path.as_ref()).unwrap_or_default().trim_start_matches('/')
 }
 
 /// The files that an input consists of.
@@ -74,8 +69,7 @@ impl Source {
             }
             return Ok(Self::Files(vec![open(input, input.clone(), size).await?]));
         }
-        let mut found = input.list(PARQUET).await?;
-        found.retain(|(place, _)| is_data(input, place));
+        let found = input.list_data(PARQUET).await?;
         if found.is_empty() {
             return Err(nothing_found(input).await?);
         }
@@ -108,19 +102,13 @@ async fn size_of_single(input: &Location) -> Result<Option<u64>> {
     }
 }
 
-/// Whether a file below the input is data: names that begin with `_` or `.` are unfinished or another program's.
-fn is_data(input: &Location, place: &Location) -> bool {
-    !below(input, place).split('/').any(|part| part.starts_with(['.', '_']))
-}
-
 /// The error of an input without Parquet files.
 async fn nothing_found(input: &Location) -> Result<DataError> {
     if input.path.filename().is_some() && input.exists().await? {
         let problem = "a file of another kind; expected *.parquet, or a list in *.tsv, *.csv, *.jsonl or *.json";
         return Ok(DataError::Setting(format!("{}: {problem}. Give it the name of its kind", input.uri())));
     }
-    let mut all = input.list("").await?;
-    all.retain(|(place, _)| is_data(input, place));
+    let all = input.list_data("").await?;
     let list = all.iter().map(|(place, _)| place).find(|place| list::is_named_like_one(place));
     Ok(DataError::Setting(match list {
         Some(list) => format!(

@@ -226,8 +226,7 @@ impl Found {
     pub(super) async fn list(out: &Location) -> Result<Self> {
         let mut found = Self::default();
         for (place, meta) in out.list("").await? {
-            let below = place.path.as_ref().strip_prefix(out.path.as_ref()).unwrap_or_default();
-            let names: Vec<&str> = below.trim_start_matches('/').split('/').collect();
+            let names: Vec<&str> = out.below(&place.path).split('/').collect();
             match names.as_slice() {
                 [PARTS, shard, part] => {
                     if let (Some(shard), Some(part)) = (number(shard, ""), number(part, ".part")) {

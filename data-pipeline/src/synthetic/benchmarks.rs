@@ -174,7 +174,7 @@ pub(super) async fn own_files(out: &Location) -> Result<Vec<Location>> {
     let folder = out.child(FOLDER);
     let mut own = Vec::new();
     for (place, _) in folder.list("").await? {
-        let below = place.path.as_ref().strip_prefix(folder.path.as_ref()).unwrap_or_default();
+        let below = folder.below(&place.path);
         if !is_own_name(below.trim_start_matches('/')) {
             return Err(DataError::Setting(format!(
                 "{}: this is no file of benchmarks. Nothing was changed. Move it away, or choose another place",
